@@ -1,0 +1,32 @@
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: install demo serve lint test test-all bench
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,yolo,test]'
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/amlocal run -- $(BIN)/python fixtures/demo.py
+
+serve: install
+	$(BIN)/amlocal serve
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: install
+	$(BIN)/pytest
+
+test-all: install
+	$(BIN)/pytest -m 'not bench'
+
+bench: install
+	$(BIN)/pytest -m bench -s
