@@ -1,0 +1,161 @@
+"""What came out of checking labelled images: good rows, dropped rows, notices, errors; and the manifest.
+
+The manifest is what training reads: JSON lines of path, etag, label and source.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from amlocal.compat.jsonl import DataError
+from amlocal.compat.labels import Label
+
+FEW_IMAGES = 10
+"""A class with fewer is worth a notice: the documentation asks for 10 to 15 samples a label."""
+IMBALANCE = 10
+"""Largest class over smallest from which on a notice is due."""
+
+SHOWN = 5
+
+
+class Row(NamedTuple):
+    """One image to train on: absolute path, etag (`size-mtime_ns`), label, and the file:line it came from."""
+
+    path: str
+    etag: str
+    label: Label
+    source: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The row as a line of the manifest has it."""
+        label = self.label if isinstance(self.label, str) else list(self.label)
+        return {"path": self.path, "etag": self.etag, "label": label, "source": self.source}
+
+
+class Dropped(NamedTuple):
+    """One row that is not used, and why. `column` names the field at fault, "" for the whole line."""
+
+    file: str
+    line: int
+    reason: str
+    column: str = ""
+
+    @property
+    def where(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass
+class Report:
+    """Outcome of lint.
+
+    `complete` is False when the budget ran out first: `rows` then holds what was checked so far and `pending`
+    counts the rows that were read and not checked.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    labels: Counter[str] = field(default_factory=Counter)
+    notices: list[str] = field(default_factory=list)
+    errors: list[DataError] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    complete: bool = True
+    pending: int = 0
+
+    def raise_for_errors(self) -> Report:
+        """Raises the first error, itself when there is none."""
+        if self.errors:
+            raise self.errors[0]
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of data_report.json."""
+        return {
+            "rows": len(self.rows),
+            "labels": dict(sorted(self.labels.items())),
+            "dropped": [row._asdict() for row in self.dropped],
+            "notices": list(self.notices),
+            "errors": [{"code": e.code, "message": e.message, "where": e.where} for e in self.errors],
+            "complete": self.complete,
+        }
+
+
+def compare(train: Report, validation: Report) -> list[str]:
+    """Notices about two data sets together: classes that only one has, images that are in both."""
+    notices = []
+    for label in sorted(set(validation.labels) - set(train.labels)):
+        notices.append(f"class {label!r} is in the validation data but not in the training data.")
+    paths = {row.path for row in train.rows}
+    both = [row.source for row in validation.rows if row.path in paths]
+    if both:
+        notices.append(f"{_count(both, 'validation image')} also in the training data: {_first(both)}.")
+    return notices
+
+
+def write_manifest(report: Report, path: Path) -> int:
+    """Writes the good rows as JSON lines, whole or not at all, for the owner only; returns their number.
+
+    Raises the report's first error, and ValueError for a report that is not complete.
+    """
+    report.raise_for_errors()
+    if not report.complete:
+        raise ValueError("the report is not complete: run lint without a budget first")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
+            for row in report.rows:
+                stream.write(json.dumps(row.as_dict(), ensure_ascii=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return len(report.rows)
+
+
+def notices_of(report: Report) -> list[str]:
+    """What is odd about good rows, in sentences: replaced rows, few classes or images, labels alike."""
+    notices: list[str] = []
+    counts = report.labels.most_common()
+    replaced = [row.where for row in report.dropped if row.reason.startswith("replaced by ")]
+    if replaced:
+        notices.append(
+            f"{_count(replaced, 'row')} replaced by a later one of the same image: {_first(replaced)}."
+        )
+    if len(counts) == 1:
+        notices.append(f"all {counts[0][1]} labels are the one class {counts[0][0]!r}.")
+    few = [f"{label!r} ({count})" for label, count in sorted(counts) if count < FEW_IMAGES]
+    if few:
+        notices.append(
+            f"{_count(few, 'class', 'classes')} with fewer than {FEW_IMAGES} images: {_first(few)}."
+        )
+    if len(counts) > 1 and counts[0][1] >= IMBALANCE * counts[-1][1]:
+        (most, largest), (least, smallest) = counts[0], counts[-1]
+        notices.append(f"imbalanced classes: {most!r} has {largest} images, {least!r} has {smallest}.")
+    spellings: dict[str, list[str]] = {}
+    for label in report.labels:
+        spellings.setdefault(label.strip().casefold(), []).append(label)
+    alike = [" and ".join(map(repr, sorted(group))) for group in spellings.values() if len(group) > 1]
+    if alike:
+        notices.append(f"classes that differ only by case or blanks: {_first(alike)}.")
+    return notices
+
+
+def _count(items: list[str], one: str, many: str = "") -> str:
+    return f"1 {one}" if len(items) == 1 else f"{len(items)} {many or one + 's'}"
+
+
+def _first(items: list[str]) -> str:
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(items[:SHOWN]) + more

@@ -1,0 +1,62 @@
+"""What a label must be, by task: the value found in a row becomes the text that is trained on.
+
+Source: "Data schemas to train computer vision models" in Azure Machine Learning's documentation; numbers are
+taken as text because the service's trainer does so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+MAX_LABEL_LENGTH = 1024
+
+Label = str | tuple[str, ...]
+
+
+class LabelError(ValueError):
+    """The value is no label for the task; the message is the reason to show."""
+
+
+def read_class(value: Any) -> str:
+    """One class: text or a number, as text. Raises LabelError."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise LabelError("label is empty")
+        if len(value) > MAX_LABEL_LENGTH:
+            raise LabelError(f"label is longer than {MAX_LABEL_LENGTH:,} characters")
+        if not value.isprintable() and any(0xD800 <= ord(char) <= 0xDFFF or char < " " for char in value):
+            raise LabelError("label has a control character or is not valid Unicode")
+        return value
+    if value is None:
+        raise LabelError("no label")
+    if isinstance(value, bool | int):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return str(value)
+    kind = {list: "a list", dict: "an object", float: "not a finite number"}.get(type(value), "unknown")
+    raise LabelError(f"label is {kind}; one text or number is needed")
+
+
+def read_multiclass(value: Any) -> str:
+    """The one class of an image. Raises LabelError with a hint to the task that fits."""
+    if isinstance(value, list):
+        of = "object detection or segmentation" if value and isinstance(value[0], dict) else "multi-label"
+        raise LabelError(f"label is a list, which is for {of} data; one text or number is needed")
+    return read_class(value)
+
+
+def read_multilabel(value: Any) -> tuple[str, ...]:
+    """The classes of an image, each once in the order given; none at all is allowed. Raises LabelError."""
+    if value is None:
+        raise LabelError("no label")
+    if not isinstance(value, list):
+        raise LabelError("label is not a list; multi-label data needs a list of texts or numbers")
+    return tuple(dict.fromkeys(read_class(item) for item in value))
+
+
+READERS: Mapping[str, Callable[[Any], Label]] = {
+    "image-classification": read_multiclass,
+    "image-classification-multilabel": read_multilabel,
+}

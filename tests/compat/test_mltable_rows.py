@@ -1,0 +1,472 @@
+"""Rows: what is kept, what is dropped and with which words."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from amlocal.compat.azureml_uri import parse_datastore
+from amlocal.compat.mltable import Report, compare, lint, write_manifest
+
+MLTABLE = """\
+paths:
+  - file: ./train_annotations.jsonl
+transformations:
+  - read_json_lines:
+        encoding: utf8
+        invalid_lines: {invalid_lines}
+        include_path_column: false
+  - convert_column_types:
+      - columns: image_url
+        column_type: stream_info
+"""
+GOOD = [{"image_url": f"images/{number}.jpg", "label": "ab"[number % 2]} for number in range(20)]
+
+
+def refuse(uri: str) -> Path:
+    raise ValueError(f"{uri} is not allowed here")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An MLTable folder "train" with 60 images and no rows yet."""
+    images = tmp_path / "train" / "images"
+    images.mkdir(parents=True)
+    for number in range(60):
+        (images / f"{number}.jpg").write_bytes(b"image")
+    return tmp_path / "train"
+
+
+def check(
+    folder: Path,
+    rows: list[object] | bytes,
+    *,
+    invalid_lines: str = "error",
+    resolve: Callable[[str], Path] = refuse,
+    **options: object,
+) -> Report:
+    (folder / "MLTable").write_text(MLTABLE.format(invalid_lines=invalid_lines))
+    data = rows if isinstance(rows, bytes) else b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    (folder / "train_annotations.jsonl").write_bytes(data)
+    return lint(folder, resolve=resolve, **options)  # type: ignore[arg-type]
+
+
+def test_good_rows_become_the_manifest(folder: Path, tmp_path: Path) -> None:
+    report = check(folder, list(GOOD))
+    assert (len(report.rows), report.dropped, report.errors, report.complete) == (20, [], [], True)
+    assert report.labels == {"a": 10, "b": 10}
+    assert report.notices == []
+    image = folder / "images" / "3.jpg"
+    manifest = tmp_path / "train.manifest.jsonl"
+    assert write_manifest(report, manifest) == 20
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    assert lines[3] == {
+        "path": str(image),
+        "etag": f"5-{image.stat().st_mtime_ns}",
+        "label": "b",
+        "source": "train_annotations.jsonl:4",
+    }
+    assert stat.S_IMODE(manifest.stat().st_mode) == 0o600
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["train.manifest.jsonl"]
+
+
+SAMPLE = (
+    '{"image_url": "azureml://subscriptions/my-subscription-id/resourcegroups/my-resource-group/workspaces/'
+    'my-workspace/datastores/my-datastore/paths/image_data/Image_01.jpg", "image_details":{"format": "jpg", '
+    '"width": "400px", "height": "258px"}, "label": "can"}\n'
+    '{"image_url": "azureml://subscriptions/my-subscription-id/resourcegroups/my-resource-group/workspaces/'
+    'my-workspace/datastores/my-datastore/paths/image_data/Image_02.jpg", "image_details": {"format": "jpg", '
+    '"width": "397px", "height": "296px"}, "label": "milk_bottle"}\n'
+    ".\n.\n.\n"
+    '{"image_url": "azureml://subscriptions/my-subscription-id/resourcegroups/my-resource-group/workspaces/'
+    'my-workspace/datastores/my-datastore/paths/image_data/Image_n.jpg", "image_details": {"format": "jpg", '
+    '"width": "1024px", "height": "768px"}, "label": "water_bottle"}\n'
+)
+MULTILABEL_SAMPLE = SAMPLE.replace('"can"', '["can"]').replace('"milk_bottle"', '["can","milk_bottle"]')
+MULTILABEL_SAMPLE = MULTILABEL_SAMPLE.replace('"water_bottle"}', '["carton","milk_bottle","water_bottle"]}')
+
+
+def datastore(folder: Path) -> Callable[[str], Path]:
+    def resolve(uri: str) -> Path:
+        place = parse_datastore(uri)
+        assert place.workspace is not None
+        if place.workspace.subscription != "my-subscription-id" or place.datastore != "my-datastore":
+            raise ValueError(f"no datastore {place.datastore}")
+        return folder / place.path
+
+    return resolve
+
+
+@pytest.mark.parametrize(
+    ("task", "sample", "labels"),
+    [
+        ("image-classification", SAMPLE, ["can", "milk_bottle", "water_bottle"]),
+        (
+            "image-classification-multilabel",
+            MULTILABEL_SAMPLE,
+            [("can",), ("can", "milk_bottle"), ("carton", "milk_bottle", "water_bottle")],
+        ),
+    ],
+)
+def test_the_documentations_own_rows(folder: Path, task: str, sample: str, labels: list[object]) -> None:
+    store = folder.parent / "store"
+    (store / "image_data").mkdir(parents=True)
+    for name in ("Image_01.jpg", "Image_02.jpg", "Image_n.jpg"):
+        (store / "image_data" / name).write_bytes(b"image")
+    report = check(
+        folder, sample.encode(), invalid_lines="drop", task=task, resolve=datastore(store), minimum_rows=3
+    )
+    assert report.errors == []
+    assert [row.label for row in report.rows] == labels
+    assert [row.source for row in report.rows] == [f"train_annotations.jsonl:{line}" for line in (1, 2, 6)]
+    assert [(row.line, row.reason) for row in report.dropped] == [
+        (line, "not JSON: Expecting value (column 1)") for line in (3, 4, 5)
+    ]
+    strict = check(folder, sample.encode(), task=task, resolve=datastore(store), minimum_rows=3)
+    assert [error.where for error in strict.errors] == [f"train_annotations.jsonl:{n}" for n in (3, 4, 5)]
+
+
+HOW_TO_SAMPLE = """\
+{
+      "image_url": "azureml://subscriptions/<my-subscription-id>/resourcegroups/<my-resource-group>/workspaces/\
+<my-workspace>/datastores/<my-datastore>/paths/image_data/Image_01.png",
+      "image_details":
+      {
+          "format": "png",
+          "width": "2230px",
+          "height": "4356px"
+      },
+      "label": "cat"
+  }
+"""
+
+
+def test_a_row_over_many_lines_is_refused_with_the_reason(folder: Path) -> None:
+    report = check(folder, HOW_TO_SAMPLE.encode())
+    assert report.errors[0].message.startswith("train_annotations.jsonl:1:2: not JSON: ")
+    assert "an object must be whole on one line" in report.errors[0].message
+
+
+def test_a_row_with_placeholders_is_dropped_with_the_reason(folder: Path) -> None:
+    one_line = " ".join(HOW_TO_SAMPLE.split("\n"))
+    report = check(folder, one_line.encode(), resolve=datastore(folder))
+    assert "placeholder <my-subscription-id>" in report.dropped[0].reason
+
+
+MANY_DEEP = b"[" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "fault"),
+    [
+        (b'{"image_url": "images/1.jpg" "label": "a"}', 30, "not JSON: Expecting ',' delimiter"),
+        (b'{"image_url": "images/1.jpg", "label": "a",}', None, "not JSON: "),
+        (b'{"image_url": "images/1.jpg"', 29, "an object must be whole on one line"),
+        (b"nonsense", 1, "not JSON: Expecting value"),
+        (b'["images/1.jpg", "a"]', 1, "is JSON but not an object: ['images/1.jpg', 'a']"),
+        (b'"text"', 1, "is JSON but not an object: 'text'"),
+        (b'{"image_url": "images/\xff.jpg", "label": "a"}', 23, "byte 0xff is not utf-8: invalid start byte"),
+        (b'{"label": ' + b"9" * 5000 + b"}", 1, "not usable JSON: "),
+        (MANY_DEEP, 1, "not usable JSON: maximum recursion depth exceeded"),
+    ],
+)
+def test_a_line_that_is_not_json(folder: Path, line: bytes, column: int | None, fault: str) -> None:
+    good = b"".join(json.dumps(row).encode() + b"\n" for row in GOOD)
+    strict = check(folder, good + line + b"\n")
+    assert [error.code for error in strict.errors] == ["InvalidJsonLine"]
+    assert strict.errors[0].where == "train_annotations.jsonl:21"
+    assert fault in strict.errors[0].message
+    assert "set invalid_lines: drop in train/MLTable" in strict.errors[0].message
+    if column is not None:
+        assert strict.errors[0].message.startswith(f"train_annotations.jsonl:21:{column}: ")
+    for word in ("drop", "ignore"):
+        lenient = check(folder, good + line + b"\n", invalid_lines=word)
+        assert (lenient.errors, len(lenient.rows)) == ([], 20)
+        assert [row.where for row in lenient.dropped] == ["train_annotations.jsonl:21"]
+        assert fault in lenient.dropped[0].reason
+
+
+def test_byte_order_mark_crlf_and_empty_lines(folder: Path) -> None:
+    body = b"\xef\xbb\xbf" + b"\r\n\r\n   \r\n".join(json.dumps(row).encode() for row in GOOD)
+    report = check(folder, body)
+    assert (len(report.rows), report.dropped, report.errors) == (20, [], [])
+    assert [row.source.split(":")[1] for row in report.rows[:3]] == ["1", "4", "7"]
+
+
+def test_very_long_lines_are_capped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from amlocal.compat import jsonl
+
+    monkeypatch.setattr(jsonl.read_lines, "__kwdefaults__", {"encoding": "utf8", "limit": 1000})
+    monkeypatch.setattr(jsonl, "_SKIP_BYTES", 64)
+    rows = [*GOOD, {"image_url": "images/1.jpg", "label": "a", "more": "x" * 5000}, *GOOD[:1]]
+    report = check(folder, rows, invalid_lines="drop")
+    assert [(row.line, row.reason) for row in report.dropped if row.column == ""] == [
+        (21, "line is longer than 1,000 bytes (column 1001)")
+    ]
+    assert report.rows[-1].source == "train_annotations.jsonl:22"
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [("cat", "cat"), (" cat", " cat"), (3, "3"), (0, "0"), (1.5, "1.5"), (True, "True"), ("ü✓", "ü✓")],
+)
+def test_labels_are_text(folder: Path, value: object, label: str) -> None:
+    report = check(folder, [{"image_url": "images/1.jpg", "label": value}], minimum_rows=1)
+    assert [row.label for row in report.rows] == [label]
+
+
+MISSING = object()
+
+
+@pytest.mark.parametrize(
+    ("task", "value", "reason"),
+    [
+        ("image-classification", MISSING, "no label"),
+        ("image-classification", None, "no label"),
+        ("image-classification", "", "label is empty"),
+        ("image-classification", "  ", "label is empty"),
+        (
+            "image-classification",
+            ["a"],
+            "label is a list, which is for multi-label data; one text or number is needed",
+        ),
+        (
+            "image-classification",
+            [{"label": "a"}],
+            "label is a list, which is for object detection or segmentation",
+        ),
+        ("image-classification", {"label": "a"}, "label is an object; one text or number is needed"),
+        ("image-classification", float("nan"), "label is not a finite number"),
+        ("image-classification", "a\nb", "label has a control character"),
+        ("image-classification", "\ud800", "is not valid Unicode"),
+        ("image-classification", "x" * 1025, "label is longer than 1,024 characters"),
+        ("image-classification-multilabel", MISSING, "no label"),
+        ("image-classification-multilabel", "a", "label is not a list"),
+        ("image-classification-multilabel", ["a", None], "no label"),
+        ("image-classification-multilabel", [["a"]], "label is a list; one text or number is needed"),
+    ],
+)
+def test_rows_with_a_wrong_label_are_dropped(folder: Path, task: str, value: object, reason: str) -> None:
+    fine = [{"image_url": f"images/{n}.jpg", "label": ["a"] if "multi" in task else "a"} for n in range(10)]
+    bad = {"image_url": "images/40.jpg"} | ({} if value is MISSING else {"label": value})
+    report = check(folder, [*fine[:4], bad, *fine[4:]], task=task)
+    assert (report.errors, len(report.rows)) == ([], 10)
+    assert [(row.file, row.line, row.column) for row in report.dropped] == [
+        ("train_annotations.jsonl", 5, "label")
+    ]
+    assert reason in report.dropped[0].reason
+
+
+def test_multilabel_rows_keep_each_class_once_and_may_have_none(folder: Path) -> None:
+    rows = [{"image_url": "images/1.jpg", "label": ["b", 1, "b"]}, {"image_url": "images/2.jpg", "label": []}]
+    report = check(folder, rows, task="image-classification-multilabel", minimum_rows=1)
+    assert [row.label for row in report.rows] == [("b", "1"), ()]
+    assert report.labels == {"b": 1, "1": 1}
+    assert report.rows[0].as_dict()["label"] == ["b", "1"]
+
+
+@pytest.mark.parametrize(
+    ("image_url", "reason"),
+    [
+        (None, "no image_url"),
+        ("", "no image_url"),
+        (7, "image_url is not a text"),
+        (["images/1.jpg"], "image_url is not a text"),
+        ("images/nothing.jpg", "image not found: images/nothing.jpg"),
+        ("images/1.jpg/x", "image not found: images/1.jpg/x"),
+        ("images", "is a folder"),
+        (".", "is a folder"),
+        ("empty.jpg", "the image file is empty"),
+        ("pipe", "is not a plain file"),
+        ("../outside.jpg", "'..'"),
+        ("images/../../outside.jpg", "'..'"),
+        ("%2e%2e/outside.jpg", "'..'"),
+        ("images%2f1.jpg", "encoded slash"),
+        ("images\\1.jpg", "backslash"),
+        ("images/1.jpg\x00.png", "control character"),
+        ("\ud800.jpg", "not valid Unicode"),
+        ("a" * 300, "image cannot be read"),
+        ("link.jpg", "is a link that leaves the MLTable folder"),
+        ("linked/outside.jpg", "goes through a link that leaves the MLTable folder"),
+        ("/etc/hostname", "/etc/hostname is not allowed here"),
+        ("file:///etc/hostname", "file:///etc/hostname is not allowed here"),
+        ("https://example.com/1.jpg", "https://example.com/1.jpg is not allowed here"),
+        ("azureml://datastores/d/paths/../1.jpg", "'..'"),
+        (
+            "azureml://datastores/d/1.jpg",
+            "'azureml://datastores/d/1.jpg': has no /paths/ after the datastore's name.",
+        ),
+        ("azureml://datastores/d/paths/1.jpg", "azureml://datastores/d/paths/1.jpg is not allowed here"),
+    ],
+)
+def test_rows_without_a_usable_image_are_dropped(folder: Path, image_url: object, reason: str) -> None:
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    (outside / "outside.jpg").write_bytes(b"image")
+    (folder.parent / "outside.jpg").write_bytes(b"image")
+    (folder / "empty.jpg").touch()
+    (folder / "link.jpg").symlink_to(outside / "outside.jpg")
+    (folder / "linked").symlink_to(outside)
+    os.mkfifo(folder / "pipe")
+    report = check(folder, [*GOOD, {"image_url": image_url, "label": "a"}])
+    assert (report.errors, len(report.rows)) == ([], 20)
+    assert [(row.where, row.column) for row in report.dropped] == [
+        ("train_annotations.jsonl:21", "image_url")
+    ]
+    assert reason in report.dropped[0].reason
+    assert len(report.dropped[0].reason) < 400
+
+
+def test_a_link_that_stays_in_the_folder_is_fine(folder: Path) -> None:
+    (folder / "link.jpg").symlink_to(folder / "images" / "50.jpg")
+    report = check(folder, [*GOOD, {"image_url": "link.jpg", "label": "a"}])
+    assert (len(report.rows), report.dropped) == (21, [])
+
+
+def test_the_later_row_of_one_image_wins(folder: Path) -> None:
+    report = check(folder, [*GOOD, {"image_url": "./images//3.jpg", "label": "c"}])
+    assert len(report.rows) == 20
+    assert [(row.label, row.source) for row in report.rows if row.path.endswith("/3.jpg")] == [
+        ("c", "train_annotations.jsonl:21")
+    ]
+    assert [(row.where, row.reason) for row in report.dropped] == [
+        ("train_annotations.jsonl:4", "replaced by train_annotations.jsonl:21, which has the same image")
+    ]
+    assert report.notices[0] == "1 row replaced by a later one of the same image: train_annotations.jsonl:4."
+
+
+def test_fewer_than_ten_good_rows(folder: Path) -> None:
+    bad = [{"image_url": f"images/x{number}.jpg", "label": "a"} for number in range(7)]
+    report = check(folder, [*bad, *GOOD[:9]])
+    assert [(error.code, error.where) for error in report.errors] == [
+        ("TooFewRows", "train_annotations.jsonl:1")
+    ]
+    message = report.errors[0].message
+    assert message.startswith("train: 9 of 16 rows can be used, at least 10 are needed. Dropped: ")
+    assert "train_annotations.jsonl:1: image not found: images/x0.jpg; " in message
+    assert message.endswith("images/x4.jpg; and 2 more.")
+    assert check(folder, [*bad, *GOOD[:10]]).errors == []
+    assert check(folder, GOOD[:1], minimum_rows=1).errors == []  # type: ignore[arg-type]
+
+
+def test_no_rows_at_all(folder: Path) -> None:
+    assert (
+        check(folder, b"\n\n").errors[0].message == "train: 0 of 0 rows can be used, at least 10 are needed."
+    )
+
+
+def test_label_column_that_is_nowhere(folder: Path) -> None:
+    rows = [{"image_url": f"images/{n}.jpg", "labels": "a", "image_details": {}} for n in range(12)]
+    report = check(folder, list(rows))
+    assert [error.code for error in report.errors] == ["ColumnNotFound"]
+    for part in (
+        "no row has the column 'label'",
+        "image_url",
+        "labels",
+        "image_details",
+        "Did you mean 'labels'?",
+    ):
+        assert part in report.errors[0].message
+    assert len(check(folder, list(rows), label_column="labels").rows) == 12
+
+
+def test_image_column_that_is_nowhere(folder: Path) -> None:
+    report = check(folder, [{"image": f"images/{n}.jpg", "label": "a"} for n in range(12)])
+    assert "no row has the column 'image_url'. Columns found: " in report.errors[0].message
+
+
+@pytest.mark.parametrize(
+    ("labels", "notice"),
+    [
+        (["a"] * 12, "all 12 labels are the one class 'a'."),
+        (["a"] * 12 + ["b"] * 3, "1 class with fewer than 10 images: 'b' (3)."),
+        (["a"] * 40 + ["b"] * 4, "imbalanced classes: 'a' has 40 images, 'b' has 4."),
+        (["Cat"] * 12 + ["cat "] * 12, "classes that differ only by case or blanks: 'Cat' and 'cat '."),
+    ],
+)
+def test_notices(folder: Path, labels: list[str], notice: str) -> None:
+    report = check(
+        folder, [{"image_url": f"images/{n}.jpg", "label": label} for n, label in enumerate(labels)]
+    )
+    assert report.errors == []
+    assert notice in report.notices
+
+
+def test_balanced_classes_give_no_notice(folder: Path) -> None:
+    assert check(folder, list(GOOD)).notices == []
+
+
+def test_two_sets_compared(folder: Path) -> None:
+    train = check(folder, list(GOOD))
+    other = [{"image_url": "images/0.jpg", "label": "a"}, {"image_url": "images/55.jpg", "label": "new"}]
+    validation = check(folder, list(other), minimum_rows=1)
+    assert compare(train, validation) == [
+        "class 'new' is in the validation data but not in the training data.",
+        "1 validation image also in the training data: train_annotations.jsonl:1.",
+    ]
+    assert compare(train, train)[0].startswith("20 validation images also in the training data: ")
+
+
+def test_without_time_the_rest_is_left_for_later(folder: Path, tmp_path: Path) -> None:
+    ticks = iter(range(1000))
+    rows = [{"image_url": f"images/{n % 60}.jpg", "label": "a"} for n in range(600)]
+    report = check(folder, list(rows), budget_seconds=3, clock=lambda: float(next(ticks)))
+    assert (report.complete, report.pending, report.errors) == (False, 344, [])
+    assert len(report.rows) == 60
+    with pytest.raises(ValueError, match="not complete"):
+        write_manifest(report, tmp_path / "m.jsonl")
+    assert not (tmp_path / "m.jsonl").exists()
+
+
+def test_without_any_time_no_verdict_on_numbers(folder: Path) -> None:
+    ticks = iter(range(1000))
+    report = check(folder, [{"label": "a"}] * 300, budget_seconds=0.5, clock=lambda: float(next(ticks)))
+    assert (report.complete, report.errors, report.rows) == (False, [], [])
+
+
+def test_too_few_rows_are_known_even_when_images_are_not_checked(folder: Path) -> None:
+    ticks = iter(range(1000))
+    report = check(folder, GOOD[:9], budget_seconds=0.5, clock=lambda: float(next(ticks)))  # type: ignore[arg-type]
+    assert (report.complete, report.pending) == (False, 9)
+    assert [error.code for error in report.errors] == ["TooFewRows"]
+
+
+def test_a_report_with_errors_writes_nothing(folder: Path, tmp_path: Path) -> None:
+    report = check(folder, GOOD[:3])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least 10 are needed"):
+        write_manifest(report, tmp_path / "m.jsonl")
+    assert not (tmp_path / "m.jsonl").exists()
+
+
+def test_the_report_as_json(folder: Path) -> None:
+    report = check(folder, [*GOOD, {"image_url": "images/1.jpg"}])
+    assert json.loads(json.dumps(report.as_dict())) == {
+        "rows": 20,
+        "labels": {"a": 10, "b": 10},
+        "dropped": [{"file": "train_annotations.jsonl", "line": 21, "reason": "no label", "column": "label"}],
+        "notices": [],
+        "errors": [],
+        "complete": True,
+    }
+
+
+def test_errors_are_capped(folder: Path) -> None:
+    assert len(check(folder, b"no\n" * 500).errors) == 20
+
+
+def test_unknown_task_is_a_mistake_of_the_caller(folder: Path) -> None:
+    with pytest.raises(ValueError, match="unknown task 'image-cooking'; known: image-classification"):
+        lint(folder, resolve=refuse, task="image-cooking")
+
+
+def test_a_resolver_without_words(folder: Path) -> None:
+    def resolve(uri: str) -> Path:
+        raise ValueError
+
+    report = check(folder, [*GOOD, {"image_url": "/x.jpg", "label": "a"}], resolve=resolve)
+    assert [row.reason for row in report.dropped] == ["ValueError"]
