@@ -51,6 +51,15 @@ def account_host(port: int, account: str) -> str:
     return f"localhost:{port}/{account}"
 
 
+# What code written for Azure asks tokens for; ours are signed here, so they open nothing elsewhere.
+AZURE_AUDIENCES = (
+    "https://management.azure.com",
+    "https://management.core.windows.net",
+    "https://ml.azure.com",
+    STORAGE_RESOURCE,
+)
+
+
 def audiences(base_url: str) -> tuple[str, ...]:
-    """Audiences of user tokens that our planes accept."""
-    return (base_url, f"{base_url}/", AML_RESOURCE, STORAGE_RESOURCE)
+    """Audiences of user tokens that our planes accept, each with and without a slash at the end."""
+    return tuple(name + slash for name in (base_url, AML_RESOURCE, *AZURE_AUDIENCES) for slash in ("", "/"))
