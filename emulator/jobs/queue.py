@@ -1,0 +1,211 @@
+"""The scheduler: one thread that looks at the records and hands out what has to be done next.
+
+It keeps nothing in memory that matters. Each pass reads what has not ended and does, per job, the one thing
+its state asks for; so a pass after a crash goes on where the last one stopped. What takes time runs in
+threads, at most one per job tree at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from sqlalchemy import Connection
+
+from amlocal.emulator.jobs import records, tree
+from amlocal.emulator.jobs.engines.base import Engine
+from amlocal.emulator.jobs.records import JobRecord
+from amlocal.emulator.jobs.runners.base import Runner
+from amlocal.emulator.jobs.slots import Slots
+from amlocal.emulator.jobs.states import JobState
+from amlocal.emulator.jobs.steps import Steps
+from amlocal.emulator.jobs.tracking import Tracking
+from amlocal.emulator.store.database import Store
+from amlocal.emulator.store.folder import DataFolder
+
+_LOG = logging.getLogger(__name__)
+POLL = 0.5
+_IDLE = 30.0
+_RETRY = 2.0
+_TRIES = 5
+
+Key = tuple[str, str]
+
+
+class Scheduler:
+    """`wake` after every change; `stop` leaves the jobs' processes running."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        folder: DataFolder,
+        engine: Engine,
+        runners: Mapping[str, Runner],
+        tracking: Tracking,
+        slots: Slots,
+        mlflow_patience: float,
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._slots = slots
+        self._changed = threading.Condition()
+        self._woken = False
+        self._stopped = threading.Event()
+        # Trees (workspace id, root job) with a step under way, and those that rest after a step failed.
+        self._busy: set[Key] = set()
+        self._rest: dict[Key, float] = {}
+        self._failures: dict[Key, int] = {}
+        self._steps = Steps(store, folder, engine, runners, tracking, self._stopped.is_set, mlflow_patience)
+        # Checking a large data set must not keep another job from being started or ended.
+        self._preparing = ThreadPoolExecutor(2, thread_name_prefix="prepare")
+        self._acting = ThreadPoolExecutor(4, thread_name_prefix="act")
+        self._threads = [
+            threading.Thread(target=self._work, name="scheduler", daemon=True),
+            threading.Thread(target=self._listen, name="engine-events", daemon=True),
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Finish the steps under way (Preparing is given up) and end the threads."""
+        self._stopped.set()
+        self.wake()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        self._preparing.shutdown(wait=True, cancel_futures=True)
+        self._acting.shutdown(wait=True, cancel_futures=True)
+
+    def wake(self) -> None:
+        """Something changed: look now."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no step is under way."""
+        with self._changed:
+            return not self._busy and not self._woken
+
+    def _work(self) -> None:
+        while not self._stopped.is_set():
+            with self._changed:
+                self._woken = False
+            try:
+                pending = self._pass()
+            except Exception:  # a full disk, for instance: the next pass may do better
+                _LOG.exception("a pass of the scheduler failed")
+                pending = True
+            with self._changed:
+                if not self._woken and not self._stopped.is_set():
+                    self._changed.wait(POLL if pending else _IDLE)
+
+    def _listen(self) -> None:
+        while not self._stopped.is_set():
+            if self._engine.events(timeout=POLL) is not None:
+                self.wake()
+
+    def _pass(self) -> bool:
+        """One look at everything that has not ended; whether there is any such thing."""
+
+        def read(connection: Connection) -> list[tuple[JobRecord, JobRecord]]:
+            unfinished = records.unfinished(connection)
+            known = {(record.workspace_id, record.name): record for record in unfinished}
+            return [(record, _root(connection, record, known)) for record in unfinished]
+
+        found = self._store.read(read)
+        leaves = [record for record, _ in found if tree.is_leaf(record)]
+        roots = {(record.workspace_id, record.name): root for record, root in found}
+        order = {key: root.sequence for key, root in roots.items()}
+        may_start = {(leaf.workspace_id, leaf.name) for leaf in self._slots.next(leaves, order)}
+        with_leaf = {(leaf.workspace_id, roots[leaf.workspace_id, leaf.name].name) for leaf in leaves}
+        for record, root in found:
+            key = (record.workspace_id, root.name)
+            if tree.is_leaf(record):
+                if record.state is JobState.QUEUED:
+                    if (record.workspace_id, record.name) in may_start:
+                        self._do(key, self._acting, self._steps.start, record, root)
+                else:
+                    self._leaf(key, record, root)
+            elif record.parent is None and key not in with_leaf:
+                self._root(key, record)
+        return bool(found)
+
+    def _root(self, key: Key, root: JobRecord) -> None:
+        """A job without a leaf that has not ended."""
+        if root.state in (JobState.NOT_STARTED, JobState.PREPARING):
+            self._do(key, self._preparing, self._steps.prepare, root, root)
+        elif root.state is JobState.CANCEL_REQUESTED:
+            self._do(key, self._acting, self._steps.canceled, root, root)
+
+    def _leaf(self, key: Key, leaf: JobRecord, root: JobRecord) -> None:
+        if leaf.state is JobState.FINALIZING:
+            self._do(key, self._acting, self._steps.finalized, leaf, root)
+        elif not self._resting(key) and self._steps.has_news(leaf):
+            canceling = leaf.state is JobState.CANCEL_REQUESTED
+            step = self._steps.stop if canceling else self._steps.watch
+            self._do(key, self._acting, step, leaf, root)
+
+    def _resting(self, key: Key) -> bool:
+        with self._changed:
+            return key in self._busy or self._rest.get(key, 0.0) > time.monotonic()
+
+    def _failed(self, key: Key, record: JobRecord, error: Exception) -> None:
+        """A step raised: it is tried again, but not for ever."""
+        self._failures[key] = self._failures.get(key, 0) + 1
+        if self._failures[key] >= _TRIES:
+            try:
+                self._steps.broken(record, error)
+            except Exception:
+                _LOG.exception("job %s could not be marked as Failed", record.name)
+
+    def _do(
+        self,
+        key: Key,
+        pool: ThreadPoolExecutor,
+        step: Callable[[JobRecord, JobRecord], bool],
+        record: JobRecord,
+        root: JobRecord,
+    ) -> None:
+        """Run a step in a thread, unless one of the same tree is under way or has just failed."""
+        with self._changed:
+            if key in self._busy or self._rest.get(key, 0.0) > time.monotonic() or self._stopped.is_set():
+                return
+            self._busy.add(key)
+
+        def run() -> None:
+            rest = _RETRY
+            try:
+                if step(record, root):
+                    rest = 0.0
+                    self._failures.pop(key, None)
+            except Exception as error:
+                _LOG.exception("%s of job %s failed", step.__name__, record.name)
+                self._failed(key, record, error)
+            finally:
+                with self._changed:
+                    self._busy.discard(key)
+                    self._rest.pop(key, None)
+                    if rest:
+                        self._rest[key] = time.monotonic() + rest
+                    self._woken = True
+                    self._changed.notify_all()
+
+        pool.submit(run)
+
+
+def _root(connection: Connection, record: JobRecord, known: Mapping[Key, JobRecord]) -> JobRecord:
+    """The job above a record; a tree ends as one, so `known` has it nearly always."""
+    while record.parent is not None:
+        above = known.get((record.workspace_id, record.parent))
+        if above is None:
+            return records.root_of(connection, record)
+        record = above
+    return record
