@@ -1,0 +1,165 @@
+"""The route table: all that the router knows, in one file that the server replaces and the router reads.
+
+{"version": n, "endpoints": {"<workspace id>/<endpoint>": {"auth_mode", "key_hashes": [sha256 hex],
+"traffic": {deployment: percent}, "deployments": {name: {"instances": [{"socket"}], "request_timeout_ms",
+"max_concurrent", "state"}}}}}
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from amlocal.emulator.store.folder import write_atomic
+
+DEFAULT_TIMEOUT_MS = 5000
+SERVING = "Succeeded"
+
+
+class RouteTableError(ValueError):
+    """The file is not a route table; the message names the field."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One scorer process, by the path of its unix socket."""
+
+    socket: str
+
+
+@dataclass(frozen=True)
+class DeploymentRoute:
+    """A deployment's instances and limits; `max_concurrent` is per instance."""
+
+    instances: tuple[Instance, ...] = ()
+    request_timeout_ms: int = DEFAULT_TIMEOUT_MS
+    max_concurrent: int = 1
+    state: str = SERVING
+
+    @property
+    def serving(self) -> bool:
+        return self.state == SERVING and bool(self.instances)
+
+
+@dataclass(frozen=True)
+class EndpointRoute:
+    """An endpoint: who may call it, and where its requests go."""
+
+    auth_mode: str = "Key"
+    key_hashes: tuple[str, ...] = ()
+    traffic: Mapping[str, int] = field(default_factory=dict)
+    deployments: Mapping[str, DeploymentRoute] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RouteTable:
+    """Endpoints by `endpoint_key`. `version` grows with each change."""
+
+    version: int = 0
+    endpoints: Mapping[str, EndpointRoute] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    def with_endpoint(self, key: str, route: EndpointRoute | None) -> RouteTable:
+        """A copy in which the endpoint is replaced, or absent for None."""
+        rest = {name: value for name, value in self.endpoints.items() if name != key}
+        return replace(self, endpoints=rest if route is None else {**rest, key: route})
+
+    @classmethod
+    def parse(cls, text: str) -> RouteTable:
+        """Raises RouteTableError."""
+        try:
+            raw = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RouteTableError(f"not JSON: {error}") from error
+        endpoints = _mapping(raw, "the route table").get("endpoints", {})
+        return cls(
+            version=_number(raw, "version", 0, "the route table"),
+            endpoints={key: _endpoint(value, key) for key, value in _mapping(endpoints, "endpoints").items()},
+        )
+
+
+class RouteTableFile:
+    """The server's side: changes the table one after another and keeps it on disk (mode 0600)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._guard = threading.Lock()
+
+    def read(self) -> RouteTable:
+        """An empty table when there is no file. Raises RouteTableError."""
+        try:
+            return RouteTable.parse(self.path.read_text())
+        except FileNotFoundError:
+            return RouteTable()
+
+    def update(self, change: Callable[[RouteTable], RouteTable]) -> RouteTable:
+        """Replace the table by `change(table)` with the next version; durable when this returns."""
+        with self._guard:
+            before = self.read()
+            after = replace(change(before), version=before.version + 1)
+            write_atomic(self.path, after.to_json().encode())
+            return after
+
+    def put(self, workspace_id: str, endpoint: str, route: EndpointRoute) -> RouteTable:
+        """Add or replace one endpoint."""
+        return self.update(lambda table: table.with_endpoint(endpoint_key(workspace_id, endpoint), route))
+
+    def remove(self, workspace_id: str, endpoint: str) -> RouteTable:
+        """Take one endpoint out; it need not be there."""
+        return self.update(lambda table: table.with_endpoint(endpoint_key(workspace_id, endpoint), None))
+
+
+def endpoint_key(workspace_id: str, endpoint: str) -> str:
+    """How an endpoint is called in the table and in its scoring URI. Endpoint names ignore case in Azure."""
+    return f"{workspace_id}/{endpoint}".lower()
+
+
+def _endpoint(raw: Any, key: str) -> EndpointRoute:
+    value = _mapping(raw, key)
+    traffic = _mapping(value.get("traffic", {}), f"{key}: traffic")
+    deployments = _mapping(value.get("deployments", {}), f"{key}: deployments")
+    return EndpointRoute(
+        auth_mode=_text(value, "auth_mode", "Key", key),
+        key_hashes=tuple(str(item) for item in value.get("key_hashes", ())),
+        traffic={name: _number(traffic, name, 0, f"{key}: traffic") for name in traffic},
+        deployments={name: _deployment(item, f"{key}: {name}") for name, item in deployments.items()},
+    )
+
+
+def _deployment(raw: Any, where: str) -> DeploymentRoute:
+    value = _mapping(raw, where)
+    instances = value.get("instances", [])
+    if not isinstance(instances, list):
+        raise RouteTableError(f"{where}: instances must be a list")
+    return DeploymentRoute(
+        instances=tuple(Instance(_text(_mapping(item, where), "socket", "", where)) for item in instances),
+        request_timeout_ms=_number(value, "request_timeout_ms", DEFAULT_TIMEOUT_MS, where),
+        max_concurrent=max(1, _number(value, "max_concurrent", 1, where)),
+        state=_text(value, "state", SERVING, where),
+    )
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise RouteTableError(f"{where} must be an object")
+    return value
+
+
+def _number(raw: Mapping[str, Any], name: str, default: int, where: str) -> int:
+    value = raw.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise RouteTableError(f"{where}: {name} must be a whole number, not {value!r}")
+    return value
+
+
+def _text(raw: Mapping[str, Any], name: str, default: str, where: str) -> str:
+    value = raw.get(name, default)
+    if not isinstance(value, str):
+        raise RouteTableError(f"{where}: {name} must be text, not {value!r}")
+    return value
