@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, insert, select
@@ -32,6 +33,11 @@ class Workspaces:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: dict[str, Workspace] = {}
+        self._added: list[Callable[[Workspace], None]] = []
+
+    def on_add(self, listener: Callable[[Workspace], None]) -> None:
+        """Have `listener` called with every workspace that `add` is asked for; it must be idempotent."""
+        self._added.append(listener)
 
     def find(self, subscription: str, resource_group: str, name: str) -> Workspace | None:
         key = key_of(subscription, resource_group, name)
@@ -95,7 +101,10 @@ class Workspaces:
             )
             return _select(connection, _TABLE.c.key == key)[0]
 
-        return self._store.write(insert_new)
+        workspace = self._store.write(insert_new)
+        for listener in self._added:
+            listener(workspace)
+        return workspace
 
 
 def parse_triple(text: str) -> tuple[str, str, str]:

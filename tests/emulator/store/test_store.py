@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, func, inspect, insert, select
+from sqlalchemy import create_engine, func, insert, inspect, select
 
 from amlocal.emulator.store import tables
 from amlocal.emulator.store.database import SchemaError, Store, migrate

@@ -1,0 +1,50 @@
+"""The app, put together in the order in which a request meets the parts."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from amlocal.emulator.arm import jobs, registry, workspaces
+from amlocal.emulator.history import mlflow_proxy, runs
+from amlocal.emulator.http import casing, guard, identity, operations
+from amlocal.emulator.services import Services
+from amlocal.emulator.storage import routes as storage
+from amlocal.emulator.store.workspace import Workspace
+from amlocal.emulator.studio import pages
+
+
+def create_app(services: Services) -> Flask:
+    """A Flask app over `services`; it owns nothing and can be made again."""
+    # Given, because Flask cannot find them in a namespace package; neither folder is used.
+    root = str(services.settings.data_dir)
+    app = Flask(__name__, static_folder=None, template_folder=None, root_path=root, instance_path=root)
+    app.url_map.merge_slashes = False
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    guard.install(app, services.settings.port)
+
+    def tracked(subscription: str, group: str, name: str) -> Workspace:
+        """For MLflow: the workspace, if the request's token or session opens it."""
+        workspace = services.workspaces.get(subscription, group, name)
+        services.auth.require_tracking(workspace)
+        return workspace
+
+    app.register_blueprint(identity.create_blueprint(services))
+    app.register_blueprint(operations.create_blueprint(services.operations, services.auth))
+    app.register_blueprint(workspaces.create_blueprint(services))
+    app.register_blueprint(jobs.create_blueprint(services))
+    app.register_blueprint(registry.create_blueprint(services))
+    app.register_blueprint(runs.create_blueprint(services))
+    app.register_blueprint(
+        mlflow_proxy.create_blueprint(services.mlflow.socket, tracked, services.folder.blobs)
+    )
+    app.register_blueprint(
+        storage.create_blueprint(
+            services.blobs,
+            services.sas,
+            lambda account: services.auth.allows_storage(),
+            services.settings.max_body,
+        )
+    )
+    app.register_blueprint(pages.create_blueprint(services))
+    app.wsgi_app = casing.CanonicalPaths(app.wsgi_app)  # type: ignore[method-assign]
+    return app

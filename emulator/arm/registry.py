@@ -1,0 +1,60 @@
+"""The declared resources of this server. A new one is a file beside this one and a line here."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response
+
+from amlocal.emulator.arm import routes
+from amlocal.emulator.arm.computes import COMPUTES
+from amlocal.emulator.arm.data import DATA
+from amlocal.emulator.arm.datastores import DATASTORES
+from amlocal.emulator.arm.models import MODELS
+from amlocal.emulator.arm.online_deployments import ONLINE_DEPLOYMENTS
+from amlocal.emulator.arm.online_endpoints import ONLINE_ENDPOINTS
+from amlocal.emulator.arm.resource import Resource
+from amlocal.emulator.http.errors import not_found, not_there_yet
+from amlocal.emulator.services import Services
+
+RESOURCES: tuple[Resource, ...] = (DATASTORES, DATA, COMPUTES, MODELS, ONLINE_ENDPOINTS, ONLINE_DEPLOYMENTS)
+
+# What Azure Machine Learning has below a workspace and amlocal does not have yet, by its path there.
+KNOWN_ELSEWHERE = {
+    "batchEndpoints": "Batch endpoints",
+    "codes": "Code assets (command jobs and scoring scripts)",
+    "components": "Components",
+    "connections": "Connections",
+    "environments": "Environments",
+    "featuresets": "Feature sets",
+    "featurestoreEntities": "Feature store entities",
+    "inferencePools": "Inference pools",
+    "marketplaceSubscriptions": "Marketplace subscriptions",
+    "outboundRules": "Managed networks",
+    "schedules": "Schedules",
+    "serverlessEndpoints": "Serverless endpoints",
+}
+
+
+def create_blueprint(services: Services) -> Blueprint:
+    """ARM: every declared resource, and a named refusal for those that are known but not there yet."""
+    blueprint = Blueprint("arm", __name__)
+    for resource in RESOURCES:
+        routes.register(blueprint, resource, services)
+
+    def elsewhere(kind: str, **arguments: str) -> Response:
+        routes.workspace_of(services, arguments)
+        title = {name.lower(): text for name, text in KNOWN_ELSEWHERE.items()}.get(kind.lower())
+        if title is not None:
+            raise not_there_yet(title)
+        raise not_found(
+            f"There is no resource type {kind[:100]!r} in a workspace.", code="NoRegisteredProviderFound"
+        )
+
+    methods = ["GET", "PUT", "POST", "PATCH", "DELETE"]
+    for rule in ("/<kind>", "/<kind>/<path:rest>"):
+        blueprint.add_url_rule(
+            f"{routes.WORKSPACE_RULE}{rule}",
+            f"elsewhere_{rule.count('/')}",
+            elsewhere,
+            methods=methods,
+        )
+    return blueprint

@@ -1,0 +1,187 @@
+"""What a resource is: one declaration, from which routes, paging, versions, archive and error bodies come.
+
+A new resource is a file with one `Resource(...)` in it and one line in `arm/registry.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flask import Response, request
+from sqlalchemy import Connection
+
+from amlocal.emulator.arm.documents import Document
+from amlocal.emulator.http.errors import AzureError, bad_request, not_found
+from amlocal.emulator.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from amlocal.emulator.services import Services
+
+# Azure's rule for the names of assets and computes, wide enough for what its own curated names use.
+ASSET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}\Z")
+VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}\Z")
+
+MAX_JSON = 8 * 1024**2
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request on one resource: who, where, on what."""
+
+    services: Services
+    workspace: Workspace
+    resource: Resource
+    name: str
+    version: str = ""
+
+    @property
+    def arm_id(self) -> str:
+        """The ARM id of the resource or version addressed."""
+        return arm_id(self.workspace, self.resource, self.name, self.version)
+
+
+Prepare = Callable[[Call, dict[str, Any], Document | None], dict[str, Any]]
+Present = Callable[[Call, Document], dict[str, Any]]
+Act = Callable[[Call, Document], Response | dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A resource below a workspace.
+
+    `path` is its path there; a child's holds its parent's names: `onlineEndpoints/{}/deployments`.
+    `prepare(call, body, present)` checks and completes a body before it is stored (raises AzureError).
+    `present(call, document)` gives the `properties` that clients see.
+    `top_level` names what is kept beside `properties`, `hidden` which of that no client sees.
+    `immutable` names properties that an existing version must keep.
+    `actions` are POSTs below an item. `builtin` yields documents that exist without being stored.
+    """
+
+    path: str
+    title: str
+    versioned: bool = False
+    name_rule: re.Pattern[str] = ASSET_NAME
+    read_only: bool = False
+    deletable: bool = True
+    immutable: Sequence[str] = ()
+    top_level: Sequence[str] = ("tags",)
+    hidden: Sequence[str] = ()
+    prepare: Prepare = lambda call, body, present: body
+    present: Present = lambda call, document: dict(document.properties)
+    after_put: Callable[[Call, Document, bool], Response | None] = lambda call, document, created: None
+    on_delete: Callable[[Call, Document], Response | None] = lambda call, document: None
+    builtin: Callable[[Services, Workspace], Iterable[Document]] = lambda services, workspace: ()
+    actions: Mapping[str, Act] = field(default_factory=dict)
+    version_actions: Mapping[str, Callable[[Call], Response | dict[str, Any]]] = field(default_factory=dict)
+    filters: Mapping[str, Callable[[Document, str], bool]] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The path without the parents' names: what documents of it are stored under."""
+        return "/".join(part for part in self.path.split("/") if part != "{}")
+
+    def key(self, names: Sequence[str]) -> str:
+        """The stored name for the names in a path: parents' names come first."""
+        return "/".join(names)
+
+
+def arm_id(workspace: Workspace, resource: Resource, name: str, version: str = "") -> str:
+    """The ARM id of a resource: its path with the names filled in."""
+    names = name.split("/")
+    path = resource.path
+    for parent in names[:-1]:
+        path = path.replace("{}", parent, 1)
+    identity = f"{workspace.arm_id}/{path}/{names[-1]}"
+    return f"{identity}/versions/{version}" if version else identity
+
+
+def check_name(resource: Resource, name: str) -> None:
+    """Raises 400 for a name that Azure would refuse."""
+    if not resource.name_rule.match(name):
+        raise bad_request(
+            "InvalidResourceName",
+            f"{name[:100]!r} is not a valid name of a {resource.title.lower()}: "
+            f"it must match {resource.name_rule.pattern.removesuffix(chr(92) + 'Z')}.",
+            target="name",
+        )
+
+
+def check_version(version: str) -> None:
+    """Raises 400 for a version that Azure would refuse."""
+    if not VERSION.match(version):
+        raise bad_request(
+            "InvalidVersion",
+            f"{version[:100]!r} is not a valid version: letters, digits, '_', '.', '+' and '-', "
+            "at most 100 characters, beginning with a letter or digit.",
+            target="version",
+        )
+
+
+def json_body() -> dict[str, Any]:
+    """The request's body as a JSON object. Raises 400 saying where it is wrong, 413 when it is too large."""
+    if request.content_length is not None and request.content_length > MAX_JSON:
+        raise AzureError(413, "RequestEntityTooLarge", f"The body is larger than {MAX_JSON} bytes.")
+    raw = request.stream.read(MAX_JSON + 1)
+    if len(raw) > MAX_JSON:
+        raise AzureError(413, "RequestEntityTooLarge", f"The body is larger than {MAX_JSON} bytes.")
+    import json
+
+    try:
+        body = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise bad_request("InvalidRequestContent", f"The body is not UTF-8 at byte {error.start}.") from error
+    except ValueError as error:
+        raise bad_request("InvalidRequestContent", f"The body is not JSON: {error}.") from error
+    except RecursionError as error:
+        raise bad_request("InvalidRequestContent", "The body is nested too deeply.") from error
+    if not isinstance(body, dict):
+        raise bad_request("InvalidRequestContent", "The body must be a JSON object.")
+    return body
+
+
+def properties_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """`body["properties"]`, which must be an object. Raises 400."""
+    properties = body.get("properties")
+    if not isinstance(properties, dict):
+        raise bad_request("InvalidRequestContent", "The body lacks `properties`.", target="properties")
+    return properties
+
+
+def text_of(properties: Mapping[str, Any], name: str) -> str:
+    """A property that must be a text. Raises 400 naming it."""
+    value = properties.get(name)
+    if not isinstance(value, str) or not value:
+        raise bad_request("InvalidRequestContent", f"`properties.{name}` must be a text.", target=name)
+    return value
+
+
+def missing(resource: Resource, name: str, version: str = "") -> AzureError:
+    """404 for one resource, by its name."""
+    label = f"{name}:{version}" if version else name
+    return not_found(f"{resource.title} {label[:200]!r} does not exist in this workspace.", target="name")
+
+
+def find(
+    services: Services,
+    workspace: Workspace,
+    resource: Resource,
+    name: str,
+    version: str = "",
+    connection: Connection | None = None,
+) -> Document:
+    """A stored or built-in document. Raises 404."""
+    from amlocal.emulator.arm import documents
+
+    def read(c: Connection) -> Document | None:
+        return documents.get(c, workspace.id, resource.kind, name, version)
+
+    found = read(connection) if connection is not None else services.store.read(read)
+    if found is None:
+        for document in resource.builtin(services, workspace):
+            if (document.name.lower(), document.version) == (name.lower(), version):
+                return document
+        raise missing(resource, name, version)
+    return found
