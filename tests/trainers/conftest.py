@@ -1,0 +1,123 @@
+"""Tiny image sets and specs, made on the spot."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# As the command line does it, before PyTorch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+COLOURS = {"blue": (40, 60, 200), "green": (30, 170, 60), "red": (210, 40, 40)}
+
+
+def paint(path: Path, label: str, number: int, size: tuple[int, int] = (48, 40)) -> Path:
+    """A noisy plain image whose colour is its class; the same for the same arguments."""
+    noise = np.random.default_rng(number).integers(-30, 31, (size[1], size[0], 3))
+    pixels = (np.array(COLOURS[label]) + noise).clip(0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, quality=92)
+    return path
+
+
+def write_manifest(path: Path, rows: Iterable[tuple[Path, str]]) -> Path:
+    """A manifest as the server writes it."""
+    lines = [
+        {"path": str(image), "etag": f"e{n}", "label": label, "source": f"{path.stem}.jsonl:{n}"}
+        for n, (image, label) in enumerate(rows, 1)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="session")
+def colour_set(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """24 training and 9 validation images of three classes: {"train": manifest, "validation": manifest}."""
+    folder = tmp_path_factory.mktemp("colours")
+
+    def rows(half: str, each: int, start: int) -> list[tuple[Path, str]]:
+        return [
+            (paint(folder / half / f"{label}{n}.jpg", label, start + n), label)
+            for n in range(each)
+            for label in COLOURS
+        ]
+
+    return {
+        "train": write_manifest(folder / "train.json", rows("train", 8, 0)),
+        "validation": write_manifest(folder / "validation.json", rows("validation", 3, 100)),
+    }
+
+
+MakeSpec = Callable[..., Path]
+
+
+@pytest.fixture
+def make_spec(tmp_path: Path, colour_set: dict[str, Path]) -> MakeSpec:
+    """make_spec(name, parameters, **fields) writes a quick trial's spec and returns its path."""
+
+    def make(name: str = "trial", parameters: dict[str, Any] | None = None, **fields: Any) -> Path:
+        quick = {
+            "model_name": "resnet18",
+            "number_of_epochs": 3,
+            "training_batch_size": 8,
+            "training_crop_size": 32,
+            "validation_crop_size": 32,
+            "validation_resize_size": 36,
+            "warmup_cosine_lr_warmup_epochs": 1,
+            "random_seed": 7,
+        }
+        spec = {
+            "schema": 1,
+            "run_id": name,
+            "task": "image-classification",
+            "primary_metric": "accuracy",
+            "parameters": quick | (parameters or {}),
+            "advanced_settings": {"pretrained": False},
+            "train_manifest": str(colour_set["train"]),
+            "validation_manifest": str(colour_set["validation"]),
+            "validation_data_size": None,
+            "data_report": None,
+            "artifacts_dir": str(tmp_path / name / "artifacts"),
+            "state_dir": str(tmp_path / name / "state"),
+            "cache_dir": str(tmp_path / "cache"),
+            "weights_dir": str(tmp_path / "weights"),
+            "missing_weights": "error",
+            "attempt": 1,
+        }
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(spec | fields))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def metrics_of() -> Callable[[Path], dict[str, dict[int, float]]]:
+    """metrics_of(state_dir): {key: {step: value}}; fails when a (key, step) stands there twice."""
+
+    def read(state: Path) -> dict[str, dict[int, float]]:
+        found: dict[str, dict[int, float]] = {}
+        for line in (state / "metrics.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            assert row["step"] not in found.setdefault(row["key"], {}), f"twice: {row}"
+            assert row["timestamp"] > 1_600_000_000_000
+            found[row["key"]][row["step"]] = row["value"]
+        return found
+
+    return read
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test looks at the user's cache or at the network, and nothing is shipped."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)

@@ -1,0 +1,1 @@
+"""Training and scoring. Knows nothing of the server; runs by hand with `python -m amlocal.trainers`."""

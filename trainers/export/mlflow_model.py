@@ -1,0 +1,97 @@
+"""outputs/mlflow-model: a python_function model that loads without pickle.
+
+MLmodel, conda.yaml, python_env.yaml, requirements.txt
+artifacts/   model.safetensors, labels.json, model.json, settings.json (the one a user may edit)
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from amlocal.trainers import files
+from amlocal.trainers.scoring import COLUMN, DESCRIPTION
+
+_LOADER = "amlocal.trainers.scoring"
+_DATA = "artifacts"
+_PACKAGES = ("amlocal", "mlflow", "numpy", "pandas", "pillow", "safetensors", "timm", "torch", "torchvision")
+_OUTPUTS = {"image-classification": ("probs", "labels")}
+
+
+def write(
+    target: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    task: str,
+    model_name: str,
+    architecture: str,
+    labels: Sequence[str],
+    settings: Mapping[str, Any],
+    run_id: str,
+) -> None:
+    """Write the model folder under a temporary name and rename it."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    data = temporary / _DATA
+    data.mkdir(parents=True)
+    save_file(dict(tensors), data / "model.safetensors")
+    files.write_json(data / "labels.json", list(labels))
+    files.write_json(data / "settings.json", dict(settings))
+    description = {"schema": 1, "task": task, "model_name": model_name, "architecture": architecture}
+    files.write_json(data / DESCRIPTION, description)
+    _write_mlmodel(temporary, task, model_name, run_id)
+    files.replace_folder(temporary, target)
+
+
+def _write_mlmodel(folder: Path, task: str, model_name: str, run_id: str) -> None:
+    import yaml
+    from mlflow import pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    pins = requirements()
+    python = platform.python_version()
+    conda = {
+        "name": "amlocal-model",
+        "channels": ["conda-forge"],
+        "dependencies": [f"python={python}", "pip", {"pip": pins}],
+    }
+    python_env = {"python": python, "build_dependencies": ["pip"], "dependencies": ["-r requirements.txt"]}
+    files.write_text(folder / "conda.yaml", yaml.safe_dump(conda, sort_keys=False))
+    files.write_text(folder / "python_env.yaml", yaml.safe_dump(python_env, sort_keys=False))
+    files.write_text(folder / "requirements.txt", "".join(f"{pin}\n" for pin in pins))
+    model = Model(
+        run_id=run_id,
+        signature=ModelSignature(
+            inputs=Schema([ColSpec(DataType.binary, COLUMN)]),
+            outputs=Schema([ColSpec(DataType.string, name) for name in _OUTPUTS[task]]),
+        ),
+        metadata={
+            "base_model_name": model_name,
+            "finetuning_task": task,
+            "is_automl_model": True,
+            "training_run_id": run_id,
+        },
+    )
+    pyfunc.add_to_model(
+        model, loader_module=_LOADER, data=_DATA, conda_env="conda.yaml", python_env="python_env.yaml"
+    )
+    model.save(str(folder / "MLmodel"))
+
+
+def requirements() -> list[str]:
+    """The packages that scoring needs, pinned to what is installed here."""
+    pins = []
+    for name in _PACKAGES:
+        try:
+            pins.append(f"{name}=={version(name)}")
+        except PackageNotFoundError:
+            pins.append(name)
+    return pins

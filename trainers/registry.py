@@ -1,0 +1,36 @@
+"""Who builds which network and who knows which task; imported only when asked for.
+
+A new model of a known builder is a row in compat/models.toml; a new builder or task is one file and one line
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+TASKS = {"image-classification": "amlocal.trainers.tasks.classification:Classification"}
+BUILDERS = {"timm": "amlocal.trainers.models.timm:build"}
+PREDICTORS = {"image-classification": "amlocal.trainers.tasks.classification_scoring:Predictor"}
+
+
+def task(name: str) -> Callable[..., Any]:
+    """The class that trains a task. Raises KeyError."""
+    return _load(TASKS[name])
+
+
+def builder(name: str) -> Callable[..., Any]:
+    """The function that builds a network from its row in models.toml. Raises KeyError."""
+    return _load(BUILDERS[name])
+
+
+def predictor(task_name: str) -> Callable[..., Any]:
+    """The class that scores images of a task. Raises KeyError."""
+    return _load(PREDICTORS[task_name])
+
+
+def _load(reference: str) -> Callable[..., Any]:
+    module, _, name = reference.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found

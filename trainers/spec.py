@@ -1,0 +1,106 @@
+"""What one trial is asked to do: spec.json, read and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from amlocal.compat import names
+from amlocal.trainers.errors import TrainingError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A trial. `parameters` holds every training parameter, defaults filled in; `given` only the user's."""
+
+    run_id: str
+    task: str
+    primary_metric: str
+    model: names.Model
+    parameters: Mapping[str, Any]
+    given: frozenset[str]
+    advanced: Mapping[str, Any]
+    train_manifest: Path
+    validation_manifest: Path | None
+    validation_data_size: float
+    data_report: Path | None
+    artifacts_dir: Path
+    state_dir: Path
+    cache_dir: Path
+    weights_dir: Path | None
+    missing_weights: str = "error"
+    attempt: int = 1
+    notices: tuple[str, ...] = field(default=())
+
+    @property
+    def pretrained(self) -> bool:
+        """False only when advanced_settings says so."""
+        return self.advanced.get("pretrained", True) is not False
+
+
+def load(path: Path) -> Spec:
+    """Read and check a spec file. Raises TrainingError naming the field."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainingError(f"cannot read the spec {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise TrainingError(f"the spec {path} is not JSON: {error}") from error
+    if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+        raise TrainingError(f"the spec {path} must be a JSON object with schema {SCHEMA}")
+    try:
+        return _spec(raw)
+    except KeyError as error:
+        raise TrainingError(f"the spec {path} lacks the field {error.args[0]}") from error
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"the spec {path} cannot be used: {error}") from error
+
+
+def _spec(raw: Mapping[str, Any]) -> Spec:
+    task = names.task(raw["task"]).name
+    given = dict(raw.get("parameters") or {})
+    model = names.model(task, given.pop("model_name", None) or names.default_model(task))
+    advanced, notices = _advanced(raw, given)
+    parameters = names.effective(task, model.name, given)
+    rows = names.hyperparameters(task)
+    notices += [f"{n} has no effect here: {rows[n].note}" for n in given if rows[n].effect == "ignored"]
+    if raw.get("missing_weights", "error") not in ("error", "random"):
+        raise ValueError(f"missing_weights is {raw['missing_weights']!r}; it must be error or random")
+    size = raw.get("validation_data_size") or 0.2
+    if not 0 < size < 1:
+        raise ValueError(f"validation_data_size is {size}; it must lie between 0 and 1")
+    return Spec(
+        run_id=str(raw["run_id"]),
+        task=task,
+        primary_metric=names.primary_metric(task, raw["primary_metric"]).logged,
+        model=model,
+        parameters=parameters,
+        given=frozenset(given),
+        advanced=advanced,
+        train_manifest=Path(raw["train_manifest"]),
+        validation_manifest=_optional(raw, "validation_manifest"),
+        validation_data_size=float(size),
+        data_report=_optional(raw, "data_report"),
+        artifacts_dir=Path(raw["artifacts_dir"]),
+        state_dir=Path(raw["state_dir"]),
+        cache_dir=Path(raw["cache_dir"]),
+        weights_dir=_optional(raw, "weights_dir"),
+        missing_weights=raw.get("missing_weights", "error"),
+        attempt=int(raw.get("attempt", 1)),
+        notices=tuple(notices),
+    )
+
+
+def _advanced(raw: Mapping[str, Any], given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    settings, warning = names.advanced_settings(given.pop("advanced_settings", None))
+    settings |= raw.get("advanced_settings") or {}
+    return settings, [warning] if warning else []
+
+
+def _optional(raw: Mapping[str, Any], key: str) -> Path | None:
+    return Path(raw[key]) if raw.get(key) else None
