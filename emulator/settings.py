@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -36,6 +37,21 @@ class Settings:
     @property
     def router_url(self) -> str:
         return f"https://localhost:{self.router_port}"
+
+
+def to_json(settings: Settings) -> str:
+    """Settings as text for the worker's command line; they hold no secret."""
+    return json.dumps(
+        {key: str(value) if isinstance(value, Path) else value for key, value in vars(settings).items()}
+    )
+
+
+def from_json(text: str) -> Settings:
+    """What `to_json` wrote."""
+    values = json.loads(text)
+    for key in ("data_dir", "weights_dir"):
+        values[key] = Path(values[key]) if values[key] else None
+    return Settings(**values)
 
 
 def default_data_dir() -> Path:

@@ -7,7 +7,6 @@ Started by `amlocal serve`; it ends when its parent does.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 
 from amlocal.compat import certificates, cloud
 from amlocal.emulator import secrets
+from amlocal.emulator import settings as settings_module
 from amlocal.emulator.processes import FileLock, watch_leash
 from amlocal.emulator.services import Services
 from amlocal.emulator.settings import Settings
@@ -29,20 +29,6 @@ log = logging.getLogger("amlocal.worker")
 # More than any number of slow calls that one machine's clients make at once; idle threads end by themselves.
 _THREADS = 64
 _LOCK_PATIENCE = 15.0
-
-
-def settings_json(settings: Settings) -> str:
-    """Settings as text for the worker's command line; they hold no secret."""
-    return json.dumps(
-        {key: str(value) if isinstance(value, Path) else value for key, value in vars(settings).items()}
-    )
-
-
-def settings_from_json(text: str) -> Settings:
-    values = json.loads(text)
-    for key in ("data_dir", "weights_dir"):
-        values[key] = Path(values[key]) if values[key] else None
-    return Settings(**values)
 
 
 def build_services(settings: Settings, run_dir: Path) -> Services:
@@ -160,7 +146,7 @@ def main() -> None:
     logging.basicConfig(
         stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    settings, run_dir = settings_from_json(sys.argv[1]), Path(sys.argv[2])
+    settings, run_dir = settings_module.from_json(sys.argv[1]), Path(sys.argv[2])
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     lock = FileLock(settings.data_dir / "writer.lock")
     if not lock.acquire(_LOCK_PATIENCE):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from amlocal.emulator.cli import CommandError, instance
 from amlocal.emulator.processes import clean_environment, drop_leash, kill_group, spawn_leashed
-from amlocal.emulator.settings import Settings
+from amlocal.emulator.settings import Settings, to_json
 from amlocal.emulator.store.folder import DataFolder
 
 START_TIMEOUT = 60.0
@@ -49,11 +49,9 @@ class Supervisor:
         self.folder = folder
         self.run_dir = make_run_dir()
         python = [sys.executable, "-u", "-m"]
-        from amlocal.emulator.worker import settings_json
-
         self.worker = _Child(
             "worker",
-            [*python, "amlocal.emulator.worker", settings_json(settings), str(self.run_dir)],
+            [*python, "amlocal.emulator.worker", to_json(settings), str(self.run_dir)],
             folder.logs / "server.log",
         )
         self.router = _Child(
@@ -82,10 +80,11 @@ class Supervisor:
     def start(self) -> None:
         """Start all processes; returns when the worker answers. Raises CommandError with its log's end."""
         self._spawn(self.worker)
-        self._spawn(self.mlflow)
         self._await(self.worker, self._worker_answers)
-        # Only now: the worker makes the certificate that the router needs.
+        # Only now: the worker makes the certificate that the router needs, and MLflow's start of several
+        # seconds would take its processor time.
         self._spawn(self.router)
+        self._spawn(self.mlflow)
 
     def run(self) -> None:
         """Watch until `request_stop`."""

@@ -8,7 +8,6 @@ import pytest
 
 from amlocal.emulator import settings
 from amlocal.emulator.settings import SettingsError
-from amlocal.emulator.worker import settings_from_json, settings_json
 
 
 def test_flags_win_over_environment_over_file_over_default(tmp_path: Path) -> None:
@@ -41,4 +40,4 @@ def test_a_wrong_value_is_named_with_its_source(
 
 def test_the_worker_gets_the_same_settings(tmp_path: Path) -> None:
     loaded = settings.load({"data_dir": str(tmp_path), "weights_dir": str(tmp_path / "w")}, {})
-    assert settings_from_json(settings_json(loaded)) == loaded
+    assert settings.from_json(settings.to_json(loaded)) == loaded
