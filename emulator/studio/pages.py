@@ -46,7 +46,7 @@ def create_blueprint(services: Services) -> Blueprint:
             clean = f"{url_for('studio.page', run=run)}?{urlencode({'wsid': workspace.arm_id}, safe='/')}"
             answer = redirect(clean)
             answer.set_cookie(
-                SESSION_COOKIE, token, max_age=SESSION_LIFETIME, secure=True, httponly=True, samesite="Strict"
+                SESSION_COOKIE, token, max_age=SESSION_LIFETIME, secure=True, httponly=True, samesite="Lax"
             )
             return answer
         services.auth.require_view(workspace, request.cookies.get(SESSION_COOKIE, ""))
@@ -80,7 +80,8 @@ def render_run(services: Services, workspace: Workspace, record: JobRecord) -> s
     columns = [name for name in _CHOSEN if name in table.names] or table.names[:4]
     last = table.rows[max(table.rows)] if table.rows else {}
     log_file = services.folder.artifacts(workspace.account, teller.name) / logs.USER_LOG
-    mlflow = f"/mlflow/v1.0{workspace.arm_id}/#/experiments"
+    # MLflow's UI finds the experiment of a run by itself.
+    mlflow = f"/mlflow/v1.0{workspace.arm_id}/#/runs/{teller.name}"
     return render_template(
         "run.html",
         workspace=workspace,

@@ -25,12 +25,19 @@ class Network:
     stages: tuple[tuple[nn.Module, ...], ...]
 
 
+# timm starts the last normalisation of each residual block at zero; torchvision, whose networks Azure trains,
+# does not. Tried on 800 digits from random weights, 12 epochs: 0.69 with timm's start, 0.945 with torchvision's.
+_OPTIONS: dict[str, dict[str, Any]] = {"resnet": {"zero_init_last": False}}
+
+
 def build(row: names.Model, classes: int, weights: Path | None) -> Network:
     """Build a network with a head for `classes`, and load `weights` (safetensors) when given.
 
     Raises TrainingError when the file is no safetensors file or belongs to another network.
     """
-    module: Any = timm.create_model(row.architecture, pretrained=False, num_classes=classes)
+    module: Any = timm.create_model(
+        row.architecture, pretrained=False, num_classes=classes, **_OPTIONS.get(row.family, {})
+    )
     config = module.pretrained_cfg
     if weights is not None:
         _load(module, row, weights, config["classifier"])
