@@ -25,8 +25,9 @@ class Network:
     stages: tuple[tuple[nn.Module, ...], ...]
 
 
-# timm starts the last normalisation of each residual block at zero; torchvision, whose networks Azure trains,
-# does not. Tried on 800 digits from random weights, 12 epochs: 0.69 with timm's start, 0.945 with torchvision's.
+# timm starts the last normalisation of each residual block at zero; torchvision, whose networks Azure
+# trains, does not. Tried on 800 digits from random weights, 12 epochs: accuracy 0.69 with timm's start,
+# 0.945 with torchvision's.
 _OPTIONS: dict[str, dict[str, Any]] = {"resnet": {"zero_init_last": False}}
 
 
