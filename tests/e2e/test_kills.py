@@ -187,3 +187,71 @@ def test_a_second_server_names_the_first(server: Any) -> None:
     done = server.command("serve", "--data-dir", str(server.root), "--port", str(server.port))
     assert done.returncode == 1
     assert f"process {instance.read(server.folder).pid}" in done.stderr
+
+
+DEPLOY = """
+import json, os, sys
+from azure.ai.ml import MLClient
+from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint, Model
+from azure.identity import DefaultAzureCredential
+client = MLClient(DefaultAzureCredential(), os.environ["AZURE_SUBSCRIPTION_ID"],
+                  os.environ["AZURE_RESOURCE_GROUP"], os.environ["AZUREML_WORKSPACE_NAME"])
+model = client.models.create_or_update(Model(
+    name="m", type="mlflow_model", path=f"azureml://jobs/{sys.argv[1]}/outputs/artifacts/outputs/mlflow-model"))
+client.online_endpoints.begin_create_or_update(
+    ManagedOnlineEndpoint(name="lasting", auth_mode="key")).result()
+client.online_deployments.begin_create_or_update(ManagedOnlineDeployment(
+    name="blue", endpoint_name="lasting", model=model.id, instance_type="any", instance_count=1)).result()
+endpoint = client.online_endpoints.get("lasting")
+endpoint.traffic = {"blue": 100}
+endpoint = client.online_endpoints.begin_create_or_update(endpoint).result()
+key = client.online_endpoints.get_keys("lasting").primary_key
+print(json.dumps({"uri": endpoint.scoring_uri, "key": key}))
+"""
+
+
+def test_an_endpoint_answers_again_after_the_worker_was_killed(server: Any, digits: Path) -> None:
+    """Also after the router was: both come back by themselves and nothing has to be deployed again."""
+    import base64
+
+    import psutil
+    import requests
+
+    submit(server, "scored", digits, 2)
+    wait_for(lambda: completed(server, "scored"), 120, "the job")
+    done = subprocess.run(
+        [sys.executable, "-c", DEPLOY, "scored_HD_0"],
+        env=server.environment(),
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr + server.logs()
+    deployed = json.loads(done.stdout[done.stdout.index("{") :])  # the SDK prints dots before
+    image = base64.b64encode(next((digits / "train" / "images").iterdir()).read_bytes()).decode()
+
+    def answer() -> list[dict[str, Any]] | None:
+        try:
+            response = requests.post(
+                deployed["uri"],
+                json={"input_data": {"columns": ["image"], "data": [[image]]}},
+                headers={"Authorization": f"Bearer {deployed['key']}"},
+                verify=str(server.folder.tls / "bundle.pem"),
+                timeout=10,
+            )
+        except requests.ConnectionError:
+            return None
+        assert response.status_code in (200, 404, 503), response.text
+        return response.json() if response.status_code == 200 else None
+
+    first = answer()
+    assert first is not None and first[0]["labels"] == ["0", "1"]
+    main, worker = processes(server)
+    router = next(
+        c.pid for c in psutil.Process(main).children() if "endpoints.router" in " ".join(c.cmdline())
+    )
+    for victim in (worker, router):
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda victim=victim: gone(victim), 10, "the end of the process")
+        again = wait_for(answer, 90, "an answer after the kill")
+        assert again[0]["probs"] == pytest.approx(first[0]["probs"], abs=1e-5)

@@ -53,19 +53,19 @@ print(json.dumps({"found": found, "errors": errors, "zoomed": zoomed, **facts}))
 def test_a_trial_learns_a_set_by_heart_and_its_model_scores_in_another_process(
     make_spec: Any, tmp_path: Path, colour_set: dict[str, Path]
 ) -> None:
-    given = {"number_of_epochs": 8, "learning_rate": 0.02}
+    given = {"number_of_epochs": 20, "learning_rate": 0.01, "early_stopping": False}
     path = make_spec("e2e", given, advanced_settings=PLAIN)
     done = subprocess.run([*TRAINERS, "train", str(path)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    for line in ("resnet18", "24 training, 9 validation", "3: blue, green, red", "epoch 8/8", "images/s"):
+    for line in ("resnet18", "24 training, 9 validation", "3: blue, green, red", "epoch 20/20", "images/s"):
         assert line in done.stdout
     state, artifacts = tmp_path / "e2e" / "state", tmp_path / "e2e" / "artifacts"
     assert json.loads((state / "result.json").read_text()) == {
         "primary_metric": "accuracy",
         "score": 1.0,
-        "best_epoch": 7,
+        "best_epoch": 19,
         "model_name": "resnet18",
-        "epochs": 8,
+        "epochs": 20,
         "train_images": 24,
         "validation_images": 9,
         "labels": ["blue", "green", "red"],
