@@ -166,13 +166,24 @@ def test_what_is_not_there_yet_is_named(ml_client: Any) -> None:
 
 
 def test_dropped_rows_are_listed(ml_client: Any, tables: Path, tmp_path: Path) -> None:
+    from azure.ai.ml.entities import Data
+
     def change(lines: list[str]) -> list[str]:
         rows = [json.loads(line) for line in lines]
         del rows[2]["label"]
         rows[5]["image_url"] = "images/missing.jpg"
         return [json.dumps(row) for row in rows]
 
-    submitted = ml_client.jobs.create_or_update(job(changed(tables, tmp_path, change), "dropped-rows"))
+    folder = changed(tables, tmp_path, change)
+    training, validation = (
+        ml_client.data.create_or_update(Data(name=f"dropped-{part}", path=str(folder / part), type="mltable"))
+        for part in ("train", "validation")
+    )
+    made = job(folder, "dropped-rows")
+    # A registered asset and a datastore address: the other two ways to name an MLTable.
+    made.training_data.path = f"azureml:{training.name}:{training.version}"
+    made.validation_data.path = validation.path
+    submitted = ml_client.jobs.create_or_update(made)
     wait_for(lambda: ml_client.jobs.get(submitted.name).status in ("Completed", "Failed"), 180, "the job")
     assert ml_client.jobs.get(submitted.name).status == "Completed"
     ml_client.jobs.download(f"{submitted.name}_HD_0", download_path=str(tmp_path / "out"))
