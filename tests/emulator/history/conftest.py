@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import os
 import socket
 import ssl
@@ -16,14 +14,11 @@ from typing import ClassVar
 
 import pytest
 import requests
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from flask import Flask, jsonify
 from flask import request as flask_request
 from werkzeug.serving import make_server
 
+from amlocal.compat import certificates
 from amlocal.emulator.history.mlflow_client import MlflowClient
 from amlocal.emulator.history.mlflow_proxy import create_blueprint
 from amlocal.emulator.http.errors import AzureError
@@ -109,27 +104,9 @@ class Bench:
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    cert_file, key_file = folder / "cert.pem", folder / "key.pem"
-    cert_file.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    key_file.write_bytes(key.private_bytes(encoding, form, serialization.NoEncryption()))
-    return cert_file, key_file
+    """The server's own kind of certificate (its file holds the authority too) and its key."""
+    files = certificates.ensure(folder)
+    return files.certificate, files.key
 
 
 def create_app(path: Path, blobs: Path) -> Flask:
