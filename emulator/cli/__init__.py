@@ -50,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (AzureError, SettingsError, CommandError) as error:
         print(f"amlocal: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        # A disk that is full, a folder that may not be written: nothing of ours is wrong, so no traceback.
+        print(f"amlocal: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(code)
