@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from amlocal.emulator.arm import jobs, registry, workspaces
-from amlocal.emulator.history import mlflow_proxy, runs
+from amlocal.emulator.history import data, mlflow_proxy, runs
 from amlocal.emulator.http import casing, guard, identity, operations
 from amlocal.emulator.services import Services
 from amlocal.emulator.storage import routes as storage
@@ -34,6 +34,7 @@ def create_app(services: Services) -> Flask:
     app.register_blueprint(jobs.create_blueprint(services))
     app.register_blueprint(registry.create_blueprint(services))
     app.register_blueprint(runs.create_blueprint(services))
+    app.register_blueprint(data.create_blueprint(services))
     app.register_blueprint(
         mlflow_proxy.create_blueprint(services.mlflow.socket, tracked, services.folder.blobs)
     )

@@ -20,6 +20,11 @@ def _prepare(call: Call, body: dict[str, Any], present: Document | None) -> dict
         raise bad_request(
             "InvalidDataType", f"dataType {data_type[:60]!r}: use {', '.join(_TYPES)}.", target="dataType"
         )
+    if present is not None and (uri, data_type) == (
+        present.properties["dataUri"],
+        present.properties["dataType"],
+    ):
+        return body  # nothing but texts change; the data itself may be gone by now
     path = call.services.resolver.resolve(call.workspace, uri)
     if data_type == "mltable" and not (path / "MLTable").is_file():
         raise bad_request(

@@ -4,16 +4,40 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Row,
+    Select,
+    cast,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from amlocal.emulator.store import tables
 
 _TABLE = tables.resources
+# Longer numbers would not fit SQLite's whole numbers.
+_MOST_DIGITS = 15
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A wanted entry of a map of texts: the map's JSON path in the body, a key, a value (None: any)."""
+
+    path: str
+    key: str
+    value: str | None
 
 
 @dataclass(frozen=True)
@@ -78,7 +102,7 @@ def put(
             insert(_TABLE).values(
                 workspace_id=workspace_id,
                 kind=kind,
-                name=name,
+                name=_spelling(c, workspace_id, kind, name) if version else name,
                 version=version,
                 body=text,
                 etag=_new_etag(),
@@ -124,6 +148,7 @@ def listing(
     name: str | None = None,
     prefix: str | None = None,
     view: str = "ActiveOnly",
+    entries: Sequence[Entry] = (),
     newest_first: bool = False,
     skip: int = 0,
     limit: int | None = None,
@@ -136,38 +161,104 @@ def listing(
         query = query.where(_TABLE.c.name.startswith(prefix, autoescape=True))
     if view != "All":
         query = query.where(_TABLE.c.archived == (view == "ArchivedOnly"))
+    query = _having(query, entries)
     order = _TABLE.c.sequence.desc() if newest_first else _TABLE.c.sequence
     query = query.order_by(order).offset(skip).limit(limit)
     return [_document(row) for row in c.execute(query)]
 
 
 def latest_of_each(
-    c: Connection, workspace_id: str, kind: str, *, view: str = "ActiveOnly", skip: int = 0, limit: int
+    c: Connection,
+    workspace_id: str,
+    kind: str,
+    *,
+    view: str = "ActiveOnly",
+    entries: Sequence[Entry] = (),
+    skip: int = 0,
+    limit: int,
 ) -> list[Document]:
-    """The newest version of every name, names in order of that version's creation."""
-    newest = select(func.max(_TABLE.c.sequence)).where(
-        _TABLE.c.workspace_id == workspace_id, _TABLE.c.kind == kind
-    )
-    if view != "All":
-        newest = newest.where(_TABLE.c.archived == (view == "ArchivedOnly"))
-    query = (
-        select(_TABLE)
-        .where(
-            _TABLE.c.workspace_id == workspace_id,
-            _TABLE.c.kind == kind,
-            _TABLE.c.sequence.in_(newest.group_by(_TABLE.c.name)),
-        )
-        .order_by(_TABLE.c.sequence)
-        .offset(skip)
-        .limit(limit)
-    )
+    """The newest version of every name, names in order of that version's creation.
+
+    A name counts as archived when all its versions are; of an active one the newest active version stands.
+    """
+    ours = (_TABLE.c.workspace_id == workspace_id, _TABLE.c.kind == kind)
+    newest_active = func.max(_TABLE.c.sequence).filter(_TABLE.c.archived.is_(False))
+    newest = select(func.coalesce(newest_active, func.max(_TABLE.c.sequence))).where(*ours)
+    newest = newest.group_by(func.lower(_TABLE.c.name))
+    if view == "ActiveOnly":
+        newest = newest.having(newest_active.is_not(None))
+    elif view == "ArchivedOnly":
+        newest = newest.having(newest_active.is_(None))
+    query = _having(select(_TABLE).where(*ours, _TABLE.c.sequence.in_(newest)), entries)
+    query = query.order_by(_TABLE.c.sequence).offset(skip).limit(limit)
     return [_document(row) for row in c.execute(query)]
 
 
-def next_version(versions: list[str]) -> str:
-    """What Azure would number the next one: one more than the largest number among `versions`."""
-    numbers = [int(version) for version in versions if version.isascii() and version.isdigit()]
-    return str(max(numbers, default=0) + 1)
+def latest(c: Connection, workspace_id: str, kind: str, name: str) -> Document | None:
+    """The newest active version of a name; when all are archived, the newest; None when there is none."""
+    query = select(_TABLE).where(
+        _TABLE.c.workspace_id == workspace_id,
+        _TABLE.c.kind == kind,
+        func.lower(_TABLE.c.name) == name.lower(),
+    )
+    row = c.execute(query.order_by(_TABLE.c.archived, _TABLE.c.sequence.desc()).limit(1)).first()
+    return None if row is None else _document(row)
+
+
+def next_versions(c: Connection, workspace_id: str, kind: str, names: Sequence[str]) -> dict[str, str]:
+    """By lower-cased name what Azure would number the next version: one more than the largest number so far.
+
+    One query for all `names`. Versions that are no whole numbers do not count.
+    """
+    lowered = func.lower(_TABLE.c.name)
+    query = (
+        select(lowered.label("lowered"), func.max(cast(_TABLE.c.version, Integer)).label("top"))
+        .where(
+            _TABLE.c.workspace_id == workspace_id,
+            _TABLE.c.kind == kind,
+            lowered.in_([name.lower() for name in names]),
+            _TABLE.c.version.op("NOT GLOB")("*[^0-9]*"),
+            func.length(_TABLE.c.version) <= _MOST_DIGITS,
+        )
+        .group_by(lowered)
+    )
+    found = {row.lowered: str(row.top + 1) for row in c.execute(query)}
+    return {name.lower(): found.get(name.lower(), "1") for name in names}
+
+
+def set_archived(c: Connection, workspace_id: str, kind: str, name: str, archived: bool) -> int:
+    """Archive or restore every version of a name; how many versions that changed."""
+    return c.execute(
+        update(_TABLE)
+        .where(
+            _TABLE.c.workspace_id == workspace_id,
+            _TABLE.c.kind == kind,
+            func.lower(_TABLE.c.name) == name.lower(),
+            _TABLE.c.archived != archived,
+        )
+        .values(
+            archived=archived,
+            modified_at=datetime.now(UTC).isoformat(),
+            etag=func.printf('"%s"', func.lower(func.hex(func.randomblob(16)))),
+        )
+    ).rowcount
+
+
+def _having(query: Select[Any], entries: Sequence[Entry]) -> Select[Any]:
+    """`query` for documents that have all `entries` in the maps of texts at their paths."""
+    for entry in entries:
+        pairs = func.json_each(_TABLE.c.body, entry.path).table_valued("key", "value")
+        conditions: list[ColumnElement[bool]] = [pairs.c.key == entry.key]
+        if entry.value is not None:
+            conditions.append(pairs.c.value == entry.value)
+        query = query.where(exists().select_from(pairs).where(*conditions).correlate(_TABLE))
+    return query
+
+
+def _spelling(c: Connection, workspace_id: str, kind: str, name: str) -> str:
+    """The name as its first version was spelled: versions that differ in case only are of one name."""
+    known = latest(c, workspace_id, kind, name)
+    return name if known is None else known.name
 
 
 def _new_etag() -> str:

@@ -29,6 +29,14 @@ def _prepare(call: Call, body: dict[str, Any], present: Document | None) -> dict
             target="modelType",
         )
     uri = text_of(properties, "modelUri")
+    if present is not None and (uri, model_type) == (
+        present.properties["modelUri"],
+        present.properties["modelType"],
+    ):
+        kept = {
+            key: present.properties[key] for key in ("modelType", "flavors", "stage", "provisioningState")
+        }
+        return {**body, "properties": {**kept, **properties, "flavors": kept["flavors"]}}
     path = call.services.resolver.resolve(call.workspace, uri)
     if not path.exists():
         raise bad_request("InvalidModelUri", f"There is nothing at {uri}.", target="modelUri")

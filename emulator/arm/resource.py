@@ -25,6 +25,7 @@ ASSET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}\Z")
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}\Z")
 
 MAX_JSON = 8 * 1024**2
+_DRAINED = 64 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Resource:
     `present(call, document)` gives the `properties` that clients see.
     `top_level` names what is kept beside `properties`, `hidden` which of that no client sees.
     `immutable` names properties that an existing version must keep.
+    `search(call)` answers a list of versions whose query asks for more than the name's versions, or is None.
     `actions` are POSTs below an item. `builtin` yields documents that exist without being stored.
     """
 
@@ -77,6 +79,7 @@ class Resource:
     actions: Mapping[str, Act] = field(default_factory=dict)
     version_actions: Mapping[str, Callable[[Call], Response | dict[str, Any]]] = field(default_factory=dict)
     filters: Mapping[str, Callable[[Document, str], bool]] = field(default_factory=dict)
+    search: Callable[[Call], list[Document] | None] = lambda call: None
 
     @property
     def kind(self) -> str:
@@ -122,10 +125,12 @@ def check_version(version: str) -> None:
 
 def json_body() -> dict[str, Any]:
     """The request's body as a JSON object. Raises 400 saying where it is wrong, 413 when it is too large."""
-    if request.content_length is not None and request.content_length > MAX_JSON:
-        raise AzureError(413, "RequestEntityTooLarge", f"The body is larger than {MAX_JSON} bytes.")
     raw = request.stream.read(MAX_JSON + 1)
     if len(raw) > MAX_JSON:
+        # Read on for a while: a client that is still sending would see a broken connection, not the answer.
+        left = _DRAINED
+        while left > 0 and (chunk := request.stream.read(64 * 1024)):
+            left -= len(chunk)
         raise AzureError(413, "RequestEntityTooLarge", f"The body is larger than {MAX_JSON} bytes.")
     import json
 
@@ -148,6 +153,39 @@ def properties_of(body: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(properties, dict):
         raise bad_request("InvalidRequestContent", "The body lacks `properties`.", target="properties")
     return properties
+
+
+def checked(body: dict[str, Any]) -> dict[str, Any]:
+    """`body` once the fields that all resources share have their types. Raises 400 naming the field."""
+    properties = properties_of(body)
+    for parent, where in ((body, ""), (properties, "properties.")):
+        for name in ("tags", *(("properties",) if where and "isAnonymous" in parent else ())):
+            _check_texts(parent.get(name), f"{where}{name}")
+        for name in ("description", "location", "displayName"):
+            if parent.get(name) is not None and not isinstance(parent[name], str):
+                raise bad_request("InvalidRequestContent", f"`{where}{name}` must be a text.", target=name)
+    for name in ("isArchived", "isAnonymous"):
+        if properties.get(name) is not None and not isinstance(properties[name], bool):
+            raise bad_request(
+                "InvalidRequestContent", f"`properties.{name}` must be true or false.", target=name
+            )
+    return body
+
+
+def _check_texts(value: Any, name: str) -> None:
+    if value is None:
+        return
+    if not isinstance(value, dict):
+        raise bad_request("InvalidRequestContent", f"`{name}` must map texts to texts.", target=name)
+    for key, text in value.items():
+        if key == "hash_version" and isinstance(text, int):
+            continue  # as azure-ai-ml writes it for uploaded code
+        if text is not None and not isinstance(text, str):
+            raise bad_request(
+                "InvalidRequestContent",
+                f"`{name}.{key[:100]}` must be a text; write it in quotes.",
+                target=f"{name}.{key[:100]}",
+            )
 
 
 def text_of(properties: Mapping[str, Any], name: str) -> str:

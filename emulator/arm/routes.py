@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 from sqlalchemy import Connection
 
-from amlocal.emulator.arm import documents
-from amlocal.emulator.arm.documents import Document
+from amlocal.emulator.arm import documents, filters
+from amlocal.emulator.arm.documents import Document, Entry
+from amlocal.emulator.arm.merging import merge as merge
+from amlocal.emulator.arm.preconditions import Precondition
 from amlocal.emulator.arm.resource import (
     Call,
     Resource,
     arm_id,
     check_name,
     check_version,
+    checked,
     find,
     json_body,
     missing,
-    properties_of,
 )
 from amlocal.emulator.http import paging
-from amlocal.emulator.http.errors import AzureError, bad_request, conflict
+from amlocal.emulator.http import versions as api_versions
+from amlocal.emulator.http.errors import conflict, not_there_yet
+from amlocal.emulator.http.paging import list_view as list_view
 from amlocal.emulator.services import Services
 from amlocal.emulator.store.workspace import PROVIDER, Workspace
 
 WORKSPACE_RULE = (
     f"/subscriptions/<subscription>/resourceGroups/<group>/providers/{PROVIDER}/workspaces/<workspace>"
 )
-_VIEWS = ("ActiveOnly", "ArchivedOnly", "All")
 
 
 def register(blueprint: Blueprint, resource: Resource, services: Services) -> None:
@@ -57,6 +59,8 @@ def register(blueprint: Blueprint, resource: Resource, services: Services) -> No
             add(item, "DELETE", handler.delete)
     else:
         add(item, "GET", handler.container)
+        if not resource.read_only:
+            add(item, "PUT", handler.put_container)
         versions = f"{item}/versions"
         add(versions, "GET", handler.versions)
         add(f"{versions}/<version>", "GET", handler.get)
@@ -93,18 +97,22 @@ class _Handler:
     def call(self, arguments: dict[str, str]) -> Call:
         """Authenticate, find the workspace, and name what is addressed."""
         self.services.auth.require_user()
+        api_versions.check()
         workspace = self.services.workspaces.get(
             arguments["subscription"], arguments["group"], arguments["workspace"]
         )
         parents = [arguments[key] for key in sorted(arguments) if key[0] == "p" and key[1:].isdigit()]
-        names = [*parents, arguments["name"]] if "name" in arguments else parents
         for parent in parents:
             check_name(self.resource, parent)
         if "name" in arguments:
+            if self.resource.versioned and request.method == "GET":
+                # azure-ai-ml leaves the prefix when it looks up azureml:NAME@latest.
+                arguments["name"] = arguments["name"].removeprefix("azureml:")
             check_name(self.resource, arguments["name"])
         version = arguments.get("version", "")
         if version:
             check_version(version)
+        names = [*parents, arguments["name"]] if "name" in arguments else parents
         return Call(self.services, workspace, self.resource, self.resource.key(names), version)
 
     def rendered(self, call: Call, document: Document) -> dict[str, Any]:
@@ -118,7 +126,7 @@ class _Handler:
         }
         properties = resource.present(shown, document)
         if resource.versioned:
-            properties.setdefault("isArchived", document.archived)
+            properties["isArchived"] = document.archived
         return {
             "id": arm_id(call.workspace, resource, document.name, document.version),
             "name": document.version or document.name.rpartition("/")[2],
@@ -147,40 +155,72 @@ class _Handler:
         call = self.call(arguments)
         skip, top = paging.window()
         view = list_view()
-        kind, resource = self.resource.kind, self.resource
-        prefix = f"{call.name}/" if call.name else None
-        active_filters = [
-            (test, request.args[name]) for name, test in resource.filters.items() if request.args.get(name)
-        ]
-
-        def read(c: Connection) -> list[Document]:
-            if resource.versioned:
-                return documents.latest_of_each(
-                    c, call.workspace.id, kind, view=view, skip=skip, limit=top + 1
-                )
-            everything = documents.listing(c, call.workspace.id, kind, prefix=prefix, view=view)
-            everything = [*resource.builtin(self.services, call.workspace), *everything]
-            kept = [d for d in everything if all(test(d, value) for test, value in active_filters)]
-            return kept[skip : skip + top + 1]
-
-        found = self.services.store.read(read)
-        items = [self.contained(call, d) if resource.versioned else self.rendered(call, d) for d in found]
+        entries = filters.entries(self.resource)
+        if self.resource.versioned:
+            items = self.containers(call, view, entries, skip, top)
+        else:
+            items = self.plain(call, view, entries, skip, top)
         return jsonify(paging.page(self.services.settings.base_url, items, skip, top))
 
-    def contained(self, call: Call, latest: Document) -> dict[str, Any]:
-        """The container of a name's versions, as lists show it."""
-        versions = self.services.store.read(
-            lambda c: [
-                d.version
-                for d in documents.listing(
-                    c, call.workspace.id, self.resource.kind, name=latest.name, view="All"
-                )
-            ]
+    def plain(
+        self, call: Call, view: str, entries: Sequence[Entry], skip: int, top: int
+    ) -> Sequence[dict[str, Any]]:
+        """Documents without versions; those that are built in come first."""
+        kind, resource = self.resource.kind, self.resource
+        prefix = f"{call.name}/" if call.name else None
+        tests = [
+            (test, request.args[name]) for name, test in resource.filters.items() if request.args.get(name)
+        ]
+        builtin = (
+            [] if entries or view == "ArchivedOnly" else list(resource.builtin(self.services, call.workspace))
         )
+        if tests:
+            # A test is Python's, so the documents have to be read to be counted.
+            stored = self.services.store.read(
+                lambda c: documents.listing(
+                    c, call.workspace.id, kind, prefix=prefix, view=view, entries=entries
+                )
+            )
+            kept = [d for d in [*builtin, *stored] if all(test(d, value) for test, value in tests)]
+            found = kept[skip : skip + top + 1]
+        else:
+            first = builtin[skip : skip + top + 1]
+            stored = self.services.store.read(
+                lambda c: documents.listing(
+                    c,
+                    call.workspace.id,
+                    kind,
+                    prefix=prefix,
+                    view=view,
+                    entries=entries,
+                    skip=max(0, skip - len(builtin)),
+                    limit=top + 1 - len(first),
+                )
+            )
+            found = [*first, *stored]
+        return [self.rendered(call, document) for document in found]
+
+    def containers(
+        self, call: Call, view: str, entries: Sequence[Entry], skip: int, top: int
+    ) -> Sequence[dict[str, Any]]:
+        """Names of a versioned resource, in two queries whatever their number."""
+        kind, workspace = self.resource.kind, call.workspace
+
+        def read(c: Connection) -> tuple[Sequence[Document], dict[str, str]]:
+            found = documents.latest_of_each(
+                c, workspace.id, kind, view=view, entries=entries, skip=skip, limit=top + 1
+            )
+            return found, documents.next_versions(c, workspace.id, kind, [d.name for d in found])
+
+        found, following = self.services.store.read(read)
+        return [self.contained(call, document, following[document.name.lower()]) for document in found]
+
+    def contained(self, call: Call, latest: Document, next_version: str) -> dict[str, Any]:
+        """The container of a name's versions, as lists show it."""
         shown = self.rendered(call, latest)
         properties = {
             "latestVersion": latest.version,
-            "nextVersion": documents.next_version(versions),
+            "nextVersion": next_version,
             "isArchived": latest.archived,
             "tags": shown["properties"].get("tags") or {},
             "properties": shown["properties"].get("properties") or {},
@@ -198,25 +238,48 @@ class _Handler:
         }
 
     def container(self, **arguments: str) -> Response:
+        return jsonify(self.container_of(self.call(arguments)))
+
+    def container_of(self, call: Call) -> dict[str, Any]:
+        kind, workspace = self.resource.kind, call.workspace
+
+        def read(c: Connection) -> tuple[Document, str] | None:
+            newest = documents.latest(c, workspace.id, kind, call.name)
+            if newest is None:
+                return None
+            following = documents.next_versions(c, workspace.id, kind, [newest.name])
+            return newest, following[newest.name.lower()]
+
+        found = self.services.store.read(read)
+        if found is None:
+            raise missing(self.resource, call.name)
+        return self.contained(call, *found)
+
+    def put_container(self, **arguments: str) -> Response:
+        """Archive or restore every version of a name, which is all that a container can be told."""
         call = self.call(arguments)
-        newest = self.services.store.read(
-            lambda c: documents.listing(
-                c,
-                call.workspace.id,
-                self.resource.kind,
-                name=call.name,
-                view="All",
-                newest_first=True,
-                limit=1,
+        body = checked(json_body())
+        archived = body["properties"].get("isArchived")
+        shown = self.container_of(call)["properties"]
+        for key in ("tags", "properties", "description"):
+            if body["properties"].get(key) and body["properties"][key] != shown[key]:
+                raise not_there_yet(f"Changing `{key}` of all versions of {call.name} at once")
+        self.services.store.write(
+            lambda c: documents.set_archived(
+                c, call.workspace.id, self.resource.kind, call.name, bool(archived)
             )
         )
-        if not newest:
-            raise missing(self.resource, call.name)
-        return jsonify(self.contained(call, newest[0]))
+        return jsonify(self.container_of(call))
 
     def versions(self, **arguments: str) -> Response:
         call = self.call(arguments)
         skip, top = paging.window()
+        searched = self.resource.search(call)
+        if searched is not None:
+            items = [self.rendered(call, document) for document in searched[skip : skip + top + 1]]
+            return jsonify(paging.page(self.services.settings.base_url, items, skip, top))
+        view = list_view()
+        entries = filters.entries(self.resource)
         newest_first = request.args.get("$orderBy", "").lower().endswith("desc")
         found = self.services.store.read(
             lambda c: documents.listing(
@@ -224,7 +287,8 @@ class _Handler:
                 call.workspace.id,
                 self.resource.kind,
                 name=call.name,
-                view=list_view(),
+                view=view,
+                entries=entries,
                 newest_first=newest_first,
                 skip=skip,
                 limit=top + 1,
@@ -235,9 +299,7 @@ class _Handler:
 
     def put(self, **arguments: str) -> Response:
         call = self.call(arguments)
-        body = json_body()
-        properties_of(body)
-        return self.store(call, body)
+        return self.store(call, json_body())
 
     def patch(self, **arguments: str) -> Response:
         call = self.call(arguments)
@@ -247,6 +309,7 @@ class _Handler:
     def store(self, call: Call, body: dict[str, Any]) -> Response:
         """Check, store, answer 201 for a new document and 200 for a known one."""
         resource = self.resource
+        body = checked(body)
         for document in resource.builtin(self.services, call.workspace):
             if (document.name.lower(), document.version) == (call.name.lower(), call.version):
                 raise conflict(f"{resource.title} {call.name!r} is built in and cannot be changed.")
@@ -257,7 +320,8 @@ class _Handler:
         precondition.check(present)
         prepared = resource.prepare(call, body, present)
         kept = {key: prepared[key] for key in ("properties", *resource.top_level) if key in prepared}
-        archived = bool(kept["properties"].get("isArchived", False)) if resource.versioned else False
+        archived = resource.versioned and bool(kept["properties"].get("isArchived"))
+        kept["properties"] = {key: value for key, value in kept["properties"].items() if key != "isArchived"}
 
         def write(c: Connection) -> tuple[Document, bool]:
             now_present = documents.get(c, call.workspace.id, resource.kind, call.name, call.version)
@@ -327,54 +391,8 @@ class _Handler:
         return action
 
 
-def list_view() -> str:
-    """`listViewType` of the request. Registry clients send the enum's repr, hence the last dot-part."""
-    text = request.args.get("listViewType", "ActiveOnly").rpartition(".")[2]
-    for view in _VIEWS:
-        if text.replace("_", "").lower() == view.lower():
-            return view
-    raise bad_request(
-        "InvalidQueryParameter",
-        f"listViewType={text[:40]!r}: use {', '.join(_VIEWS)}.",
-        target="listViewType",
-    )
-
-
-@dataclass(frozen=True)
-class Precondition:
-    """The request's If-Match and If-None-Match (RFC 9110). Read once: the writer's thread has no request."""
-
-    match: str | None
-    none_match: str | None
-
-    @classmethod
-    def of_request(cls) -> Precondition:
-        return cls(request.headers.get("If-Match"), request.headers.get("If-None-Match"))
-
-    def check(self, present: Document | None) -> None:
-        """Raises 412."""
-        if self.match and (present is None or self.match not in ("*", present.etag)):
-            raise AzureError(
-                412, "PreconditionFailed", "The resource has changed: its etag is not the one in If-Match."
-            )
-        if self.none_match == "*" and present is not None:
-            raise AzureError(412, "PreconditionFailed", "The resource exists already.")
-
-
-def merge(present: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """JSON merge patch (RFC 7396)."""
-    merged = dict(present)
-    for key, value in change.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
 def workspace_of(services: Services, arguments: dict[str, str]) -> Workspace:
     """The workspace in a route's arguments, for routes that are not of a declared resource."""
     services.auth.require_user()
+    api_versions.check()
     return services.workspaces.get(arguments["subscription"], arguments["group"], arguments["workspace"])

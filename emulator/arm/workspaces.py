@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import Any
 
 from flask import Blueprint, Response, jsonify
+from sqlalchemy import Connection, func, select
 
 from amlocal.compat import cloud
 from amlocal.emulator.arm.routes import WORKSPACE_RULE, workspace_of
-from amlocal.emulator.http.errors import AzureError, not_there_yet
+from amlocal.emulator.http import versions
+from amlocal.emulator.http.errors import AzureError, not_found, not_there_yet
 from amlocal.emulator.services import Services
+from amlocal.emulator.store.tables import resources
 from amlocal.emulator.store.workspace import PROVIDER, Workspace
 
 
@@ -115,6 +120,56 @@ def create_blueprint(services: Services) -> Blueprint:
     @blueprint.get(f"/subscriptions/<subscription>/resourceGroups/<group>/providers/{PROVIDER}/workspaces")
     def in_group(subscription: str, group: str) -> Response:
         return jsonify({"value": [present(services, w) for w in members(subscription, group)]})
+
+    @blueprint.get(f"/subscriptions/<subscription>/providers/{PROVIDER}/locations/<location>/vmSizes")
+    def sizes(subscription: str, location: str) -> Response:
+        in_location(subscription, location)
+        megabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**2
+        size = {
+            "name": "local",
+            "family": "local",
+            "vCPUs": os.cpu_count() or 1,
+            "memoryGB": round(megabytes / 1024, 1),
+            "osVhdSizeMB": 0,
+            "maxResourceVolumeMB": shutil.disk_usage(services.folder.root).total // 1024**2,
+            "lowPriorityCapable": False,
+            "premiumIO": False,
+            "supportedComputeTypes": ["AmlCompute", "ComputeInstance"],
+        }
+        return jsonify({"value": [size]})
+
+    @blueprint.get(f"/subscriptions/<subscription>/providers/{PROVIDER}/locations/<location>/usages")
+    def usages(subscription: str, location: str) -> Response:
+        found = in_location(subscription, location)
+
+        def count(c: Connection, kind: str) -> int:
+            mine = resources.c.workspace_id.in_([w.id for w in found])
+            query = select(func.count()).select_from(resources).where(mine, resources.c.kind == kind)
+            return int(c.execute(query).scalar_one())
+
+        made = services.store.read(lambda c: count(c, "computes"))
+        # Azure's limit of -1 means that nothing but the machine itself sets one.
+        usage = {
+            "id": f"/subscriptions/{subscription}/providers/{PROVIDER}/locations/{location}/usages/clusters",
+            "type": f"{PROVIDER}/usages",
+            "unit": "Count",
+            "currentValue": made,
+            "limit": -1,
+            "name": {"value": "Clusters", "localizedValue": "Computes made by users"},
+        }
+        return jsonify({"value": [usage]})
+
+    def in_location(subscription: str, location: str) -> list[Workspace]:
+        """The subscription's workspaces, all on this machine. Raises 404 for another location."""
+        versions.check()
+        found = members(subscription)
+        if location.lower() != cloud.LOCATION.lower():
+            raise not_found(
+                f"The only location of this server is {cloud.LOCATION!r}, not {location[:60]!r}.",
+                code="LocationNotFound",
+                target="location",
+            )
+        return found
 
     @blueprint.get(WORKSPACE_RULE)
     def get(**arguments: str) -> Response:

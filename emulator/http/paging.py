@@ -12,6 +12,7 @@ from amlocal.emulator.http.errors import bad_request
 
 PAGE = 200
 _LARGEST = 1000
+_VIEWS = ("ActiveOnly", "ArchivedOnly", "All")
 
 
 def window() -> tuple[int, int]:
@@ -38,3 +39,16 @@ def page(base_url: str, items: Sequence[Any], skip: int, top: int) -> dict[str, 
         arguments.append(("$skip", str(skip + top)))
         body["nextLink"] = f"{base_url}{request.path}?{urlencode(arguments)}"
     return body
+
+
+def list_view() -> str:
+    """`listViewType` of the request. Registry clients send the enum's repr, hence the last dot-part."""
+    text = request.args.get("listViewType", "ActiveOnly").rpartition(".")[2]
+    for view in _VIEWS:
+        if text.replace("_", "").lower() == view.lower():
+            return view
+    raise bad_request(
+        "InvalidQueryParameter",
+        f"listViewType={text[:40]!r}: use {', '.join(_VIEWS)}.",
+        target="listViewType",
+    )
