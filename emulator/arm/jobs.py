@@ -11,6 +11,7 @@ from amlocal.emulator.arm.resource import json_body, properties_of
 from amlocal.emulator.arm.routes import WORKSPACE_RULE, list_view, merge, workspace_of
 from amlocal.emulator.http import paging
 from amlocal.emulator.http.errors import bad_request, conflict
+from amlocal.emulator.jobs.inputs import output_uri
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.services import Services
 from amlocal.emulator.store.workspace import PROVIDER, Workspace
@@ -31,6 +32,8 @@ def present(services: Services, workspace: Workspace, record: JobRecord) -> dict
             "inputs": {},
             "outputs": {},
         }
+    elif record.kind == "command":
+        body = _command(record)
     elif record.kind == "sweep":
         body = _sweep(services, workspace, record)
     properties = {
@@ -62,6 +65,17 @@ def present(services: Services, workspace: Workspace, record: JobRecord) -> dict
             "lastModifiedAt": record.ended_at or record.started_at or record.created_at,
         },
     }
+
+
+def _command(record: JobRecord) -> dict[str, Any]:
+    """A command job as submitted, with the addresses of its outputs."""
+    body = dict(record.body)
+    outputs = {
+        name: {**output, "uri": output_uri(record.name, name, output)}
+        for name, output in (body.get("outputs") or {}).items()
+        if isinstance(output, dict)
+    }
+    return {**body, "inputs": body.get("inputs") or {}, "outputs": outputs}
 
 
 def _sweep(services: Services, workspace: Workspace, record: JobRecord) -> dict[str, Any]:

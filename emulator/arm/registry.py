@@ -5,9 +5,11 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from amlocal.emulator.arm import routes
+from amlocal.emulator.arm.codes import CODES
 from amlocal.emulator.arm.computes import COMPUTES
 from amlocal.emulator.arm.data import DATA
 from amlocal.emulator.arm.datastores import DATASTORES
+from amlocal.emulator.arm.environments import ENVIRONMENTS
 from amlocal.emulator.arm.models import MODELS
 from amlocal.emulator.arm.online_deployments import ONLINE_DEPLOYMENTS
 from amlocal.emulator.arm.online_endpoints import ONLINE_ENDPOINTS
@@ -15,15 +17,22 @@ from amlocal.emulator.arm.resource import Resource
 from amlocal.emulator.http.errors import not_found, not_there_yet
 from amlocal.emulator.services import Services
 
-RESOURCES: tuple[Resource, ...] = (DATASTORES, DATA, COMPUTES, MODELS, ONLINE_ENDPOINTS, ONLINE_DEPLOYMENTS)
+RESOURCES: tuple[Resource, ...] = (
+    CODES,
+    ENVIRONMENTS,
+    DATASTORES,
+    DATA,
+    COMPUTES,
+    MODELS,
+    ONLINE_ENDPOINTS,
+    ONLINE_DEPLOYMENTS,
+)
 
 # What Azure Machine Learning has below a workspace and amlocal does not have yet, by its path there.
 KNOWN_ELSEWHERE = {
     "batchEndpoints": "Batch endpoints",
-    "codes": "Code assets (command jobs and scoring scripts)",
     "components": "Components",
     "connections": "Connections",
-    "environments": "Environments",
     "featuresets": "Feature sets",
     "featurestoreEntities": "Feature store entities",
     "inferencePools": "Inference pools",

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, jsonify
 
 from amlocal.emulator.arm.resource import json_body
 from amlocal.emulator.arm.routes import WORKSPACE_RULE, workspace_of
-from amlocal.emulator.history import logs
+from amlocal.emulator.history import data, logs
 from amlocal.emulator.http.errors import bad_request, not_there_yet
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.services import Services
@@ -120,8 +120,7 @@ def create_blueprint(services: Services) -> Blueprint:
         if not isinstance(name, str):
             raise bad_request("InvalidRequestContent", "`runId` must be a text.", target="runId")
         record = jobs.get(workspace, name)
-        # Model outputs must not be listed here: the SDK cannot resolve them and fails on the whole download.
-        return jsonify({"runMetadata": {**present(record), "outputs": None}})
+        return jsonify({"runMetadata": {**present(record), "outputs": data.outputs_of(workspace, record)}})
 
     @blueprint.route(f"{RULE}/<path:rest>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
     def other(rest: str, **arguments: str) -> Response:

@@ -6,10 +6,12 @@ links included. Workspaces are isolated: a reference that spells out another wor
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -33,6 +35,8 @@ from amlocal.emulator.store.workspace import Workspace
 
 ARTIFACT_STORE = "workspaceartifactstore"
 BLOB_STORE = "workspaceblobstore"
+# What can be read by its name: (what it is called, the property that says where it lies).
+_KINDS = {"data": ("data asset", "dataUri"), "models": ("model", "modelUri")}
 _CONTAINER = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 
@@ -87,6 +91,9 @@ class _Bound:
         return self._place(self._parse(target), target, follow=False)
 
     def _parse(self, uri: str) -> AnyUri:
+        if uri[:15].lower().startswith("/subscriptions/"):
+            # azure-ai-ml leaves the prefix of azureml:NAME@latest in the id.
+            uri = uri.replace("/azureml:", "/", 1)
         try:
             return parse(uri)
         except UriError as error:
@@ -146,17 +153,27 @@ class _Bound:
         own = self._workspace
         found = self._store.read(
             lambda c: c.execute(
-                select(jobs.c.name).where(jobs.c.workspace_id == own.id, jobs.c.name == parsed.job)
+                select(jobs.c.name, jobs.c.body).where(
+                    jobs.c.workspace_id == own.id, jobs.c.name == parsed.job
+                )
             ).one_or_none()
         )
         if found is None:
             raise InputError(f"{shown(uri)}: workspace {own.name} has no job {parsed.job!r}.")
-        if parsed.output != "artifacts":
+        if parsed.output not in ("artifacts", "default"):
+            output = (json.loads(found.body).get("outputs") or {}).get(parsed.output)
+            if isinstance(output, dict):
+                return self._named_output(parsed.job, parsed.output, output)
             raise InputError(
                 f"{shown(uri)}: the job {parsed.job!r} has no output {parsed.output!r}; "
                 f"its files are at azureml://jobs/{parsed.job}/outputs/artifacts/paths/..."
             )
         return self._folder.artifacts(own.account, parsed.job)
+
+    def _named_output(self, job: str, name: str, output: dict[str, Any]) -> Path:
+        """Where a command job writes one of its outputs."""
+        target = output_uri(job, name, output)
+        return self._place(self._parse(target), target, follow=False)
 
     def _data_uri(self, parsed: AssetUri, uri: str) -> str:
         own = self._workspace
@@ -166,20 +183,21 @@ class _Bound:
                 status=501,
                 code="NotImplemented",
             )
-        if parsed.kind not in (None, "data"):
+        kind, field = _KINDS.get(parsed.kind or "data", ("", ""))
+        if not kind:
             raise InputError(f"{shown(uri)} names one of the {parsed.kind}; a data asset is needed here.")
         if parsed.label not in (None, "latest"):
             raise InputError(f"{shown(uri)}: the only label is latest; give a version or @latest.")
-        found = self._store.read(lambda c: _data_asset(c, own.id, parsed))
+        found = self._store.read(lambda c: _asset(c, own.id, parsed))
         if found is None:
             which = f"version {parsed.version}" if parsed.version else "version that is not archived"
             raise InputError(
-                f"{shown(uri)}: the data asset {parsed.name!r} of workspace {own.name} has no {which}. "
+                f"{shown(uri)}: the {kind} {parsed.name!r} of workspace {own.name} has no {which}. "
                 "Create it, or name one that exists."
             )
-        target = found.properties.get("dataUri")
+        target = found.properties.get(field)
         if not isinstance(target, str):
-            raise InputError(f"{shown(uri)}: the data asset has no dataUri. Create a new version of it.")
+            raise InputError(f"{shown(uri)}: the {kind} has no {field}. Create a new version of it.")
         return target
 
     def _inside(self, root: Path, relative: str, uri: str) -> Path:
@@ -201,6 +219,15 @@ class _Bound:
         return real
 
 
+def output_uri(job: str, name: str, output: Mapping[str, Any]) -> str:
+    """The datastore URI of a job's named output: where its user wants it, or Azure's own default."""
+    given = output.get("uri")
+    if isinstance(given, str) and given:
+        return given.replace("${{name}}", job)
+    file = name if str(output.get("jobOutputType", "")).lower() == "uri_file" else ""
+    return f"azureml://datastores/{BLOB_STORE}/paths/azureml/{job}/{name}/{file}"
+
+
 def containers(workspace: Workspace) -> dict[str, str]:
     """The containers of the datastores that every workspace has, by name."""
     return {
@@ -211,11 +238,12 @@ def containers(workspace: Workspace) -> dict[str, str]:
     }
 
 
-def _data_asset(connection: Connection, workspace_id: str, asset: AssetUri) -> documents.Document | None:
+def _asset(connection: Connection, workspace_id: str, asset: AssetUri) -> documents.Document | None:
     """The version that is asked for; for a label, the newest one that is not archived."""
+    kind = asset.kind or "data"
     if asset.version is not None:
-        return documents.get(connection, workspace_id, "data", asset.name, asset.version)
-    for document in documents.listing(connection, workspace_id, "data", name=asset.name, newest_first=True):
+        return documents.get(connection, workspace_id, kind, asset.name, asset.version)
+    for document in documents.listing(connection, workspace_id, kind, name=asset.name, newest_first=True):
         if document.version:
             return document
     return None

@@ -128,13 +128,13 @@ class Scheduler:
         with_leaf = {(leaf.workspace_id, roots[leaf.workspace_id, leaf.name].name) for leaf in leaves}
         for record, root in found:
             key = (record.workspace_id, root.name)
-            if tree.is_leaf(record):
+            if tree.is_leaf(record) and record.state not in tree.UNPREPARED:
                 if record.state is JobState.QUEUED:
                     if (record.workspace_id, record.name) in may_start:
                         self._do(key, self._acting, self._steps.start, record, root)
                 else:
                     self._leaf(key, record, root)
-            elif record.parent is None and key not in with_leaf:
+            elif record.parent is None and (tree.is_leaf(record) or key not in with_leaf):
                 self._root(key, record)
         return bool(found)
 

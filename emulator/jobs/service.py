@@ -20,6 +20,7 @@ from amlocal.emulator.jobs.queue import Scheduler
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners.automl import AutoMLRunner
 from amlocal.emulator.jobs.runners.base import Runner, Submission
+from amlocal.emulator.jobs.runners.command import CommandRunner
 from amlocal.emulator.jobs.slots import Slots
 from amlocal.emulator.jobs.tracking import MlflowRuns, Tracking
 from amlocal.emulator.settings import Settings
@@ -31,7 +32,7 @@ from amlocal.emulator.store.workspace import Workspace
 # The names of the runs below a job and of their artifact folders must fit into a file name of 255 bytes.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,239}")
 _BELOW = re.compile(r"(.+?)_HD(?:_\d+)?")
-_OTHER_JOB_TYPES = ("Command", "Sweep", "Pipeline", "Spark", "FineTuning", "Labeling", "Base")
+_OTHER_JOB_TYPES = ("Sweep", "Pipeline", "Spark", "FineTuning", "Labeling", "Base")
 # What a job can be given later; everything else is its definition and never changes.
 _CHANGEABLE = frozenset({"tags", "properties", "displayName", "description", "isArchived"})
 # What the server adds when it shows a job; clients send it back.
@@ -54,6 +55,7 @@ class JobService:
         python: str = sys.executable,
         trainer: Sequence[str] | None = None,
         training_slots: int = 1,
+        command_slots: int = 2,
         mlflow_patience: float = 10.0,
     ) -> None:
         """`mlflow_patience`: seconds that a job waits for MLflow before it starts, and before it ends."""
@@ -69,7 +71,15 @@ class JobService:
                 issue_job_token=issue_job_token,
                 trainer=trainer or (python, "-m", "amlocal.trainers", "train"),
                 slots=training_slots,
-            )
+            ),
+            "command": CommandRunner(
+                store=store,
+                folder=folder,
+                settings=settings,
+                resolver=resolver,
+                issue_job_token=issue_job_token,
+                python=python,
+            ),
         }
         self._scheduler = Scheduler(
             store=store,
@@ -77,7 +87,7 @@ class JobService:
             engine=engine,
             runners=self._runners,
             tracking=self._tracking,
-            slots=Slots(training_slots),
+            slots=Slots(training_slots, command_slots),
             mlflow_patience=mlflow_patience,
         )
 
@@ -265,10 +275,14 @@ class JobService:
     def _runner(self, properties: Mapping[str, Any]) -> Runner:
         """The runner for the jobType. Raises AzureError for a type that is unknown or not there yet."""
         given = fields.text(properties, "jobType", "jobType") or ""
-        known = {"automl": "AutoML", **{kind.lower(): kind for kind in _OTHER_JOB_TYPES}}
+        known = {
+            "automl": "AutoML",
+            "command": "Command",
+            **{kind.lower(): kind for kind in _OTHER_JOB_TYPES},
+        }
         kind = known.get(given.lower())
-        if kind == "AutoML":
-            return self._runners["automl"]
+        if kind in ("AutoML", "Command"):
+            return self._runners[kind.lower()]
         if kind is not None:
             raise not_there_yet(f"Running {kind} jobs")
         near = names.nearest(given, known.values())

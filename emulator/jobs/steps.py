@@ -181,14 +181,18 @@ class Steps:
         text = f"{leaf.name} failed: attempt {leaf.attempt} {how}.{hint}"
         if lines:
             text += f" Last lines of its log:\n{lines}"
-        code: ErrorCode = "UserError" if report is not None and report.returncode == 1 else "SystemError"
+        # Whatever a user's own command answers is its own doing; the trainer says so by 1.
+        answer = None if report is None else report.returncode
+        own = answer == 1 or (answer is not None and leaf.kind == "command")
+        code: ErrorCode = "UserError" if own else "SystemError"
         return self._fail(leaf, code, text)
 
     def _timed_out(self, runner: Runner, workspace: Workspace, leaf: JobRecord, root: JobRecord) -> bool:
         limit = runner.timeout(root) or 0.0
+        told = f"{limit / 60:g} minutes" if limit >= 60 else f"{limit:g} seconds"
         text = (
-            f"The job was stopped because its time limit of {limit / 60:g} minutes was up. "
-            "Give it more by set_limits(timeout_minutes=...)."
+            f"The job was stopped because its time limit of {told} was up. "
+            "Give it more: limits.timeout of a command job, set_limits(timeout_minutes=...) of an AutoML job."
         )
         runner.note(workspace, leaf, text)
         self._store.write(lambda c: tree.cancel(c, root, "time limit", message=text))

@@ -12,6 +12,8 @@ from amlocal.emulator.jobs.runners.base import NewRun, Patch
 from amlocal.emulator.jobs.states import JobState
 
 LEAVES = frozenset({"trial", "command"})
+# A command job is its own leaf: before its slot it has to be prepared.
+UNPREPARED = frozenset({JobState.NOT_STARTED, JobState.PREPARING})
 _WAITING = frozenset({JobState.NOT_STARTED, JobState.PREPARING, JobState.QUEUED})
 
 

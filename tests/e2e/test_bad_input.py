@@ -154,15 +154,22 @@ def test_an_unknown_workspace(server: Any, client_environment: None, tables: Pat
 
 
 def test_what_is_not_there_yet_is_named(ml_client: Any) -> None:
-    from azure.ai.ml import command
+    from azure.ai.ml import MpiDistribution, command
     from azure.core.exceptions import HttpResponseError
 
+    made = command(command="echo hello", environment="azureml:host:1", compute="cpu-cluster")
+    made.distribution = MpiDistribution(process_count_per_instance=2)
     with pytest.raises(HttpResponseError) as caught:
-        ml_client.jobs.create_or_update(
-            command(command="echo hello", environment="azureml:AzureML-minimal@latest", compute="cpu-cluster")
-        )
+        ml_client.jobs.create_or_update(made)
     assert caught.value.status_code == 501
-    assert "not there yet" in caught.value.message
+    assert "Mpi" in caught.value.message and "not there yet" in caught.value.message
+
+
+def test_a_pipeline_is_not_there_yet(server: Any) -> None:
+    body = {"properties": {"jobType": "Pipeline", "jobs": {}}}
+    code, answer = server.call("PUT", f"{server.workspace_path}/jobs/a-pipeline", body)
+    assert code == 501
+    assert answer["error"]["message"] == "Running Pipeline jobs is not there yet in amlocal."
 
 
 def test_dropped_rows_are_listed(ml_client: Any, tables: Path, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_data_assets(desk: Any, resolver: Resolver) -> None:
         ("azureml:bare:1", "has no dataUri"),
         ("azureml:digits@stable", "only label is latest"),
         ("azureml:digits:4", "has no version 4"),
-        (f"{desk.workspace.arm_id}/models/digits/versions/3", "names one of the models"),
+        (f"{desk.workspace.arm_id}/components/digits/versions/3", "names one of the components"),
         ("azureml://registries/azureml/data/x/versions/1", "registries are not there yet"),
     ):
         with pytest.raises(InputError, match=text):

@@ -23,7 +23,7 @@ OTHER = "azureml://subscriptions/s/resourcegroups/g/workspaces/w/datastores/work
 
 # (changes to a good body, status, target, what the message holds)
 CASES: list[tuple[dict[str, Any], int, str | None, tuple[str, ...]]] = [
-    ({"jobType": "Command"}, 501, None, ("Running Command jobs is not there yet",)),
+    ({"jobType": "Pipeline"}, 501, None, ("Running Pipeline jobs is not there yet",)),
     ({"jobType": "sweep"}, 501, None, ("Running Sweep jobs is not there yet",)),
     ({"jobType": "AutoMl2"}, 400, "jobType", ("jobType is 'AutoMl2'", "Did you mean AutoML?")),
     ({"jobType": None}, 400, "jobType", ("jobType is ''", "Pipeline")),
