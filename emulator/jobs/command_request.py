@@ -20,7 +20,9 @@ _LITERAL = "literal"
 _INPUT_TYPES = ("uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model")
 _OUTPUT_TYPES = _INPUT_TYPES
 _INPUT_MODES = {
-    "readonlymount": "mount",
+    # There is no mount of the system here that could be read-only, and a job must not be able to change what
+    # is stored: it gets a copy, as with "download".
+    "readonlymount": "download",
     "readwritemount": "mount",
     "download": "download",
     "direct": "direct",
@@ -38,7 +40,7 @@ class InputSpec:
     kind: str
     value: str = ""
     uri: str = ""
-    mode: str = "mount"
+    mode: str = "download"
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,27 @@ def test_a_whole_job(
     assert ended(ml_client, again.name).status == "Completed"
 
 
+@pytest.mark.parametrize(
+    ("mode", "stored"), [(None, "as it was"), ("ro_mount", "as it was"), ("rw_mount", "changed")]
+)
+def test_only_a_writable_mount_lets_a_job_change_what_is_stored(
+    ml_client: Any, tmp_path: Path, mode: str | None, stored: str
+) -> None:
+    from azure.ai.ml import Input
+    from azure.ai.ml.entities import Data
+
+    folder = tmp_path / f"kept-{mode}"
+    folder.mkdir()
+    (folder / "f.txt").write_text("as it was\n")
+    asset = ml_client.data.create_or_update(Data(name=f"kept-{mode}", path=str(folder), type="uri_folder"))
+    source = {"folder": Input(type="uri_folder", path=asset.path, **({"mode": mode} if mode else {}))}
+    change = make(command="echo changed > ${{inputs.folder}}/f.txt", inputs=source)
+    assert ended(ml_client, ml_client.jobs.create_or_update(change).name).status == "Completed"
+    source = {"folder": Input(type="uri_folder", path=asset.path)}
+    look = make(command=f"grep -x '{stored}' ${{{{inputs.folder}}}}/f.txt", inputs=source)
+    assert ended(ml_client, ml_client.jobs.create_or_update(look).name).status == "Completed"
+
+
 def test_a_data_asset_and_a_registered_environment(ml_client: Any, tmp_path: Path) -> None:
     from azure.ai.ml import Input
     from azure.ai.ml.entities import Data, Environment
