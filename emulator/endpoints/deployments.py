@@ -89,11 +89,11 @@ class Deployments:
 
     def provision(self, workspace: Workspace, name: str, operation: str) -> None:
         """Make the stored deployment `endpoint/deployment` real; `operation` tells how that ends."""
-        self._submit(lambda: self._bring_up(workspace, name, operation))
+        self._submit(lambda: self._bring_up(workspace, name, operation), operation)
 
     def withdraw(self, workspace: Workspace, name: str, operation: str) -> None:
         """Take a deployment whose document is gone out of the routes, then stop its scorers."""
-        self._submit(lambda: self._take_down(workspace, name, operation))
+        self._submit(lambda: self._take_down(workspace, name, operation), operation)
 
     def tail(self, workspace: Workspace, name: str, lines: int) -> str:
         """The last lines of what the deployment's scorers printed."""
@@ -148,12 +148,18 @@ class Deployments:
             state="Succeeded" if live.sockets else "Creating",
         )
 
-    def _submit(self, work: Callable[[], None]) -> None:
+    def _submit(self, work: Callable[[], None], operation: str | None = None) -> None:
         def guarded() -> None:
             try:
                 work()
-            except Exception:
+            except Exception as error:
                 log.exception("a deployment's work failed")
+                if operation:  # or its client would poll for ever
+                    self._operations.fail(
+                        operation,
+                        "InternalServerError",
+                        f"amlocal failed on this deployment ({type(error).__name__}); server.log says more.",
+                    )
 
         self._pool.submit(guarded)
 
@@ -174,7 +180,7 @@ class Deployments:
             fresh = _Live()
             try:
                 self._start_scorers(workspace, document, fresh)
-            except (ScorerError, AzureError, OSError) as error:
+            except (ScorerError, AzureError, OSError, ValueError) as error:
                 for key in fresh.keys:
                     self._scorers.stop(key, grace=0.0)
                 self._set_state(workspace, name, "Failed", str(error))
