@@ -26,8 +26,8 @@ class Network:
 
 
 # timm starts the last normalisation of each residual block at zero; torchvision, whose networks Azure
-# trains, does not. Tried on 800 digits from random weights, 12 epochs: accuracy 0.69 with timm's start,
-# 0.945 with torchvision's.
+# trains, does not. On 800 digits from random weights, timm's start stayed at an accuracy of 0.72 after 15
+# epochs at 64 pixels; torchvision's reached 0.945 after 12 epochs at 48 pixels.
 _OPTIONS: dict[str, dict[str, Any]] = {"resnet": {"zero_init_last": False}}
 
 
