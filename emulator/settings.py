@@ -6,9 +6,9 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 DEFAULT_PORT = 4265
 CONFIG_FILE = "config.toml"
@@ -19,8 +19,25 @@ class SettingsError(ValueError):
 
 
 @dataclass(frozen=True)
+class EnvironmentSettings:
+    """How jobs' environments are met. `interpreters`: an environment's name to the Python that stands for it.
+
+    `mode` host runs jobs in amlocal's interpreter, venv builds one for every conda file's pip part.
+    `strict` refuses a job whose environment asks for versions that the interpreter does not have.
+    """
+
+    mode: Literal["host", "venv"] = "host"
+    strict: bool = False
+    interpreters: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Settings:
-    """What a server was told. Paths are absolute; `max_body` is in bytes."""
+    """What a server was told. Paths are absolute; `max_body` is in bytes.
+
+    Folders below `allow_paths` may be mounted as datastores. `mirrors`: URL prefix to the folder with a copy
+    of what is behind it.
+    """
 
     data_dir: Path
     port: int = DEFAULT_PORT
@@ -29,6 +46,9 @@ class Settings:
     weights_dir: Path | None = None
     missing_weights: Literal["error", "random"] = "error"
     max_body: int = 4 * 1024**3
+    allow_paths: tuple[Path, ...] = ()
+    mirrors: Mapping[str, Path] = field(default_factory=dict)
+    environments: EnvironmentSettings = field(default_factory=EnvironmentSettings)
 
     @property
     def base_url(self) -> str:
@@ -41,17 +61,14 @@ class Settings:
 
 def to_json(settings: Settings) -> str:
     """Settings as text for the worker's command line; they hold no secret."""
-    return json.dumps(
-        {key: str(value) if isinstance(value, Path) else value for key, value in vars(settings).items()}
-    )
+    return json.dumps(asdict(settings), default=str)
 
 
 def from_json(text: str) -> Settings:
     """What `to_json` wrote."""
     values = json.loads(text)
-    for key in ("data_dir", "weights_dir"):
-        values[key] = Path(values[key]) if values[key] else None
-    return Settings(**values)
+    data_dir = Path(values.pop("data_dir"))
+    return Settings(data_dir=data_dir, **{key: _convert(key, value, "json") for key, value in values.items()})
 
 
 def default_data_dir() -> Path:
@@ -111,16 +128,21 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 _CHOICES = {"auth": ("strict", "loose"), "missing_weights": ("error", "random")}
+_MODES = ("host", "venv")
 
 
 def _convert(key: str, value: Any, source: str) -> Any:
     if key in _CHOICES:
-        if value not in _CHOICES[key]:
-            allowed = " or ".join(_CHOICES[key])
-            raise SettingsError(f"{key} = {value!r} (from {source}): use {allowed}.")
-        return cast(str, value)
+        return _one_of(key, value, _CHOICES[key], source)
     if key == "weights_dir":
-        return Path(str(value)).expanduser().absolute()
+        return None if value is None else _path(value)
+    if key == "allow_paths":
+        parts = value.split(os.pathsep) if isinstance(value, str) else value
+        return tuple(_path(part) for part in parts if part)
+    if key == "mirrors":
+        return {_url(prefix, source): _path(folder) for prefix, folder in _table(key, value, source).items()}
+    if key == "environments":
+        return _environments(value, source)
     try:
         number = int(value)
     except (TypeError, ValueError) as error:
@@ -128,3 +150,49 @@ def _convert(key: str, value: Any, source: str) -> Any:
     if key.endswith("port") and not 1 <= number <= 65534:
         raise SettingsError(f"{key} = {number} (from {source}): use a port from 1 to 65534.")
     return number
+
+
+def _path(value: Any) -> Path:
+    return Path(str(value)).expanduser().absolute()
+
+
+def _one_of(key: str, value: Any, allowed: tuple[str, ...], source: str) -> Any:
+    if value not in allowed:
+        raise SettingsError(f"{key} = {value!r} (from {source}): use {' or '.join(allowed)}.")
+    return value
+
+
+def _table(key: str, value: Any, source: str) -> dict[str, Any]:
+    """A table; in the environment it is written as JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise SettingsError(f"{key} (from {source}) is not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise SettingsError(f"{key} = {value!r} (from {source}) must be a table.")
+    return value
+
+
+def _url(prefix: str, source: str) -> str:
+    if not prefix.startswith(("https://", "http://")):
+        raise SettingsError(f"mirrors.{prefix!r} (from {source}) must begin with https:// or http://.")
+    return prefix
+
+
+def _environments(value: Any, source: str) -> EnvironmentSettings:
+    table = _table("environments", value, source)
+    unknown = sorted(set(table) - {"mode", "strict", "interpreters"})
+    if unknown:
+        raise SettingsError(
+            f"environments.{unknown[0]} (from {source}) is unknown. Known: mode, strict, interpreters."
+        )
+    strict = table.get("strict", False)
+    if not isinstance(strict, bool):
+        raise SettingsError(f"environments.strict = {strict!r} (from {source}): use true or false.")
+    interpreters = _table("environments.interpreters", table.get("interpreters", {}), source)
+    return EnvironmentSettings(
+        mode=_one_of("environments.mode", table.get("mode", "host"), _MODES, source),
+        strict=strict,
+        interpreters={name: _path(python) for name, python in interpreters.items()},
+    )

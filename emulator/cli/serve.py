@@ -29,11 +29,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--auth", choices=["strict", "loose"], help="loose accepts any bearer token")
     parser.add_argument("--weights-dir", metavar="DIR", help="folder with pretrained weights")
+    parser.add_argument(
+        "--allow-path",
+        action="append",
+        dest="allow_paths",
+        metavar="DIR",
+        help="folders below DIR may be mounted as datastores; may be given several times",
+    )
     parser.add_argument("--detach", action="store_true", help="return once the server answers")
 
 
 def main(options: argparse.Namespace) -> int:
-    flags = {key: getattr(options, key) for key in ("data_dir", "port", "auth", "weights_dir")}
+    flags = {key: getattr(options, key) for key in ("data_dir", "port", "auth", "weights_dir", "allow_paths")}
     settings = settings_module.load(flags)
     folder = DataFolder(settings.data_dir)
     folder.create()
@@ -114,6 +121,8 @@ def detach(settings: Settings, folder: DataFolder) -> int:
     ]  # fmt: skip
     if settings.weights_dir:
         argv += ["--weights-dir", str(settings.weights_dir)]
+    for allowed in settings.allow_paths:
+        argv += ["--allow-path", str(allowed)]
     log.touch(mode=0o600)
     with log.open("wb") as output:
         child = subprocess.Popen(

@@ -28,6 +28,11 @@ def test_flags_win_over_environment_over_file_over_default(tmp_path: Path) -> No
         ({}, {}, 'auth = "none"', r"auth = 'none' .*strict or loose"),
         ({}, {}, "prot = 1", "unknown setting 'prot'.*port"),
         ({}, {}, "port = ", "not valid TOML"),
+        ({}, {"AMLOCAL_MIRRORS": "x"}, "", "mirrors .* is not JSON"),
+        ({}, {}, 'mirrors = {"ftp://x" = "/data"}', "must begin with https://"),
+        ({}, {}, 'environments = {mode = "docker"}', "environments.mode = 'docker' .*host or venv"),
+        ({}, {}, "environments = {strict = 1}", "environments.strict = 1 .*true or false"),
+        ({}, {}, "environments = {image = 1}", "environments.image .*Known: mode, strict, interpreters"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_source(
@@ -39,5 +44,15 @@ def test_a_wrong_value_is_named_with_its_source(
 
 
 def test_the_worker_gets_the_same_settings(tmp_path: Path) -> None:
-    loaded = settings.load({"data_dir": str(tmp_path), "weights_dir": str(tmp_path / "w")}, {})
+    (tmp_path / "config.toml").write_text(
+        'mirrors = {"https://data.example/" = "/mirror"}\n'
+        "[environments]\nstrict = true\n"
+        'interpreters = {"team-env" = "/opt/team/bin/python"}\n'
+    )
+    flags = {"data_dir": str(tmp_path), "weights_dir": str(tmp_path / "w"), "allow_paths": ["/data", "/more"]}
+    loaded = settings.load(flags, {})
+    assert loaded.mirrors == {"https://data.example/": Path("/mirror")}
+    assert loaded.environments.interpreters == {"team-env": Path("/opt/team/bin/python")}
+    assert loaded.environments.strict and loaded.environments.mode == "host"
+    assert loaded.allow_paths == (Path("/data"), Path("/more"))
     assert settings.from_json(settings.to_json(loaded)) == loaded
