@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo serve lint test test-all bench
+.PHONY: install demo serve lint test test-all bench parity
 
 install: $(STAMP)
 
@@ -27,6 +27,9 @@ test: install
 
 test-all: install
 	$(BIN)/pytest -m 'not bench'
+
+parity: install
+	$(BIN)/python -m amlocal.emulator.arm.coverage compat/PARITY.md
 
 bench: install
 	$(BIN)/pytest -m bench -s

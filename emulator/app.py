@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from flask import Flask
 
-from amlocal.emulator.arm import jobs, registry, workspaces
+from amlocal.emulator.arm import arm_deployments, datastore_mounts, jobs, registries, registry, workspaces
 from amlocal.emulator.history import data, mlflow_proxy, runs
 from amlocal.emulator.http import casing, guard, identity, operations
+from amlocal.emulator.http.stalled import StalledBodies
 from amlocal.emulator.services import Services
 from amlocal.emulator.storage import routes as storage
 from amlocal.emulator.store.workspace import Workspace
@@ -28,11 +29,20 @@ def create_app(services: Services) -> Flask:
         services.auth.require_tracking(workspace)
         return workspace
 
+    def opened(account: str) -> bool:
+        """For storage: whether the request's token opens the account, which must be a workspace's."""
+        allowed = services.auth.allows_storage()
+        services.workspaces.by_account(account)
+        return allowed
+
     app.register_blueprint(identity.create_blueprint(services))
     app.register_blueprint(operations.create_blueprint(services.operations, services.auth))
     app.register_blueprint(workspaces.create_blueprint(services))
+    app.register_blueprint(arm_deployments.create_blueprint(services))
     app.register_blueprint(jobs.create_blueprint(services))
     app.register_blueprint(registry.create_blueprint(services))
+    app.register_blueprint(registries.create_blueprint(services))
+    app.register_blueprint(datastore_mounts.create_blueprint(services))
     app.register_blueprint(runs.create_blueprint(services))
     app.register_blueprint(data.create_blueprint(services))
     app.register_blueprint(
@@ -42,10 +52,11 @@ def create_app(services: Services) -> Flask:
         storage.create_blueprint(
             services.blobs,
             services.sas,
-            lambda account: services.auth.allows_storage(),
+            opened,
             services.settings.max_body,
         )
     )
     app.register_blueprint(pages.create_blueprint(services))
     app.wsgi_app = casing.CanonicalPaths(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = StalledBodies(app.wsgi_app, services.settings.port)  # type: ignore[method-assign]
     return app

@@ -13,6 +13,7 @@ from amlocal.emulator.jobs.inputs import Resolver
 from amlocal.emulator.jobs.service import JobService
 from amlocal.emulator.settings import Settings
 from amlocal.emulator.storage.blobs import BlobStore
+from amlocal.emulator.storage.mounts import Mounts
 from amlocal.emulator.storage.sas import SasKey
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.folder import DataFolder
@@ -31,6 +32,7 @@ class Services:
     operations: Operations
     sas: SasKey
     blobs: BlobStore
+    mounts: Mounts
     resolver: Resolver
     jobs: JobService
     mlflow: MlflowClient

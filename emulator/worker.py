@@ -26,8 +26,9 @@ from amlocal.emulator.store.workspace import Workspace
 
 log = logging.getLogger("amlocal.worker")
 
-# More than any number of slow calls that one machine's clients make at once; idle threads end by themselves.
-_THREADS = 64
+# A client that stops in the middle of a body holds a thread until `http/stalled.py` ends that, so there are
+# more than any number of such clients on one machine; idle threads end by themselves.
+_THREADS = 512
 _LOCK_PATIENCE = 15.0
 
 
@@ -41,7 +42,9 @@ def build_services(settings: Settings, run_dir: Path) -> Services:
     from amlocal.emulator.jobs.engines.local import LocalEngine
     from amlocal.emulator.jobs.inputs import Resolver
     from amlocal.emulator.jobs.service import JobService
+    from amlocal.emulator.storage.mounts import Mounts
     from amlocal.emulator.storage.sas import SasKey
+    from amlocal.emulator.store import removal
     from amlocal.emulator.store.database import Store
     from amlocal.emulator.store.workspaces import Workspaces
 
@@ -53,13 +56,15 @@ def build_services(settings: Settings, run_dir: Path) -> Services:
     sas_secret = secrets.sas_secret(folder)
     auth = Authenticator(settings, secrets.token_issuer(folder), secrets.identity_header(folder), sas_secret)
     operations = Operations(store, settings.base_url)
-    blobs = BlobStore(folder.blobs, folder.blob_meta, folder.tmp)
+    mounts = Mounts(store, settings.allow_paths, settings.data_dir)
+    blobs = BlobStore(folder.blobs, folder.blob_meta, folder.tmp, mounts)
     blobs.clean()
+    removal.sweep(folder, workspaces)
     workspaces.on_add(lambda workspace: create_containers(blobs, workspace))
     workspaces.add(cloud.SUBSCRIPTION_ID, cloud.RESOURCE_GROUP, cloud.WORKSPACE)
     for workspace in workspaces.all():  # those added while no server ran
         create_containers(blobs, workspace)
-    resolver = Resolver(folder, store)
+    resolver = Resolver(folder, store, mounts)
     mlflow = MlflowClient(run_dir / "mlflow.sock")
     jobs = JobService(
         store=store,
@@ -88,6 +93,7 @@ def build_services(settings: Settings, run_dir: Path) -> Services:
         operations=operations,
         sas=SasKey(sas_secret),
         blobs=blobs,
+        mounts=mounts,
         resolver=resolver,
         jobs=jobs,
         mlflow=mlflow,

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, func, select
 from amlocal.compat import cloud
 from amlocal.emulator.arm import documents
 from amlocal.emulator.arm.documents import Document
-from amlocal.emulator.arm.resource import Call, Resource, missing, properties_of, text_of
+from amlocal.emulator.arm.resource import Call, Resource, json_body, missing, properties_of, text_of
 from amlocal.emulator.http.errors import bad_request, conflict, not_there_yet
 from amlocal.emulator.jobs.computes import BUILT_IN
 from amlocal.emulator.services import Services
@@ -180,6 +180,29 @@ def _to_state(state: str) -> Any:
     return act
 
 
+def _enable_sso(call: Call, document: Document) -> dict[str, Any]:
+    """Keep on a compute instance's record whether it has single sign-on. Raises 409 for other computes."""
+    if document.properties["computeType"] != _INSTANCE:
+        raise conflict(
+            f"Compute {document.name!r} is of type {document.properties['computeType']}: "
+            "only compute instances have single sign-on."
+        )
+    enabled = json_body().get("enableSSO")
+    if not isinstance(enabled, bool):
+        raise bad_request("InvalidRequestContent", "`enableSSO` must be true or false.", target="enableSSO")
+
+    def write(c: Connection) -> None:
+        now = documents.get(c, call.workspace.id, "computes", document.name)
+        if now is None:
+            raise missing(call.resource, document.name)
+        inner = {**now.properties["properties"], "enableSSO": enabled}
+        body = {**now.body, "properties": {**now.properties, "properties": inner}}
+        documents.put(c, call.workspace.id, "computes", now.name, "", body)
+
+    call.services.store.write(write)
+    return {}
+
+
 COMPUTES = Resource(
     path="computes",
     title="Compute",
@@ -187,6 +210,7 @@ COMPUTES = Resource(
     builtin=_builtin,
     prepare=_prepare,
     actions={
+        "enableSso": _enable_sso,
         "listNodes": _nodes,
         "start": _to_state("Running"),
         "stop": _to_state("Stopped"),

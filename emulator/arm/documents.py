@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Integer,
     Row,
-    Select,
+    bindparam,
     cast,
     delete,
-    exists,
     func,
     insert,
     select,
@@ -25,19 +23,28 @@ from sqlalchemy import (
 )
 
 from amlocal.emulator.store import tables
+from amlocal.emulator.store.entries import Entry, having
 
 _TABLE = tables.resources
 # Longer numbers would not fit SQLite's whole numbers.
 _MOST_DIGITS = 15
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A wanted entry of a map of texts: the map's JSON path in the body, a key, a value (None: any)."""
-
-    path: str
-    key: str
-    value: str | None
+# Made once: putting a statement together takes longer than SQLite takes to answer it.
+_BY_NAME = select(_TABLE).where(
+    _TABLE.c.workspace_id == bindparam("workspace"),
+    _TABLE.c.kind == bindparam("of_kind"),
+    func.lower(_TABLE.c.name) == bindparam("lower"),
+    _TABLE.c.version == bindparam("at"),
+)
+_INSERT = (
+    insert(_TABLE)
+    .values(
+        **{column.name: bindparam(column.name) for column in _TABLE.c if column.name != "sequence"},
+        sequence=select(func.coalesce(func.max(_TABLE.c.sequence), 0) + 1)
+        .where(_TABLE.c.workspace_id == bindparam("workspace"), _TABLE.c.kind == bindparam("of_kind"))
+        .scalar_subquery(),
+    )
+    .returning(_TABLE.c.sequence)
+)
 
 
 @dataclass(frozen=True)
@@ -67,14 +74,8 @@ class Document:
 
 def get(c: Connection, workspace_id: str, kind: str, name: str, version: str = "") -> Document | None:
     """Names compare without case, as in Azure."""
-    row = c.execute(
-        select(_TABLE).where(
-            _TABLE.c.workspace_id == workspace_id,
-            _TABLE.c.kind == kind,
-            func.lower(_TABLE.c.name) == name.lower(),
-            _TABLE.c.version == version,
-        )
-    ).first()
+    named = {"workspace": workspace_id, "of_kind": kind, "lower": name.lower(), "at": version}
+    row = c.execute(_BY_NAME, named).first()
     return None if row is None else _document(row)
 
 
@@ -93,39 +94,33 @@ def put(
     text = json.dumps(body)
     present = get(c, workspace_id, kind, name, version)
     if present is None:
-        top = c.execute(
-            select(func.max(_TABLE.c.sequence)).where(
-                _TABLE.c.workspace_id == workspace_id, _TABLE.c.kind == kind
-            )
-        ).scalar()
-        c.execute(
-            insert(_TABLE).values(
-                workspace_id=workspace_id,
-                kind=kind,
-                name=_spelling(c, workspace_id, kind, name) if version else name,
-                version=version,
-                body=text,
-                etag=_new_etag(),
-                archived=archived,
-                created_at=now,
-                modified_at=now,
-                sequence=(top or 0) + 1,
-            )
+        values = {
+            "workspace_id": workspace_id,
+            "kind": kind,
+            "name": _spelling(c, workspace_id, kind, name) if version else name,
+            "version": version,
+            "body": text,
+            "etag": _new_etag(),
+            "archived": archived,
+            "created_at": now,
+            "modified_at": now,
+        }
+        sequence = c.execute(_INSERT, {**values, "workspace": workspace_id, "of_kind": kind}).scalar_one()
+        return Document(**{**values, "body": json.loads(text)}, sequence=sequence), True
+    if present.body == json.loads(text) and present.archived == archived:
+        return present, False
+    changed = {"body": text, "etag": _new_etag(), "archived": archived, "modified_at": now}
+    c.execute(
+        update(_TABLE)
+        .where(
+            _TABLE.c.workspace_id == workspace_id,
+            _TABLE.c.kind == kind,
+            _TABLE.c.name == present.name,
+            _TABLE.c.version == version,
         )
-    elif present.body != json.loads(text) or present.archived != archived:
-        c.execute(
-            update(_TABLE)
-            .where(
-                _TABLE.c.workspace_id == workspace_id,
-                _TABLE.c.kind == kind,
-                _TABLE.c.name == present.name,
-                _TABLE.c.version == version,
-            )
-            .values(body=text, etag=_new_etag(), archived=archived, modified_at=now)
-        )
-    stored = get(c, workspace_id, kind, name, version)
-    assert stored is not None
-    return stored, present is None
+        .values(**changed)
+    )
+    return replace(present, **{**changed, "body": json.loads(text)}), False
 
 
 def remove(c: Connection, workspace_id: str, kind: str, name: str, version: str | None = None) -> int:
@@ -161,7 +156,7 @@ def listing(
         query = query.where(_TABLE.c.name.startswith(prefix, autoescape=True))
     if view != "All":
         query = query.where(_TABLE.c.archived == (view == "ArchivedOnly"))
-    query = _having(query, entries)
+    query = having(query, _TABLE, entries)
     order = _TABLE.c.sequence.desc() if newest_first else _TABLE.c.sequence
     query = query.order_by(order).offset(skip).limit(limit)
     return [_document(row) for row in c.execute(query)]
@@ -174,14 +169,17 @@ def latest_of_each(
     *,
     view: str = "ActiveOnly",
     entries: Sequence[Entry] = (),
+    without: Sequence[str] = (),
     skip: int = 0,
     limit: int,
 ) -> list[Document]:
-    """The newest version of every name, names in order of that version's creation.
+    """The newest version of every name but `without`, names in order of that version's creation.
 
     A name counts as archived when all its versions are; of an active one the newest active version stands.
     """
-    ours = (_TABLE.c.workspace_id == workspace_id, _TABLE.c.kind == kind)
+    ours = [_TABLE.c.workspace_id == workspace_id, _TABLE.c.kind == kind]
+    if without:
+        ours.append(func.lower(_TABLE.c.name).not_in([name.lower() for name in without]))
     newest_active = func.max(_TABLE.c.sequence).filter(_TABLE.c.archived.is_(False))
     newest = select(func.coalesce(newest_active, func.max(_TABLE.c.sequence))).where(*ours)
     newest = newest.group_by(func.lower(_TABLE.c.name))
@@ -189,7 +187,7 @@ def latest_of_each(
         newest = newest.having(newest_active.is_not(None))
     elif view == "ArchivedOnly":
         newest = newest.having(newest_active.is_(None))
-    query = _having(select(_TABLE).where(*ours, _TABLE.c.sequence.in_(newest)), entries)
+    query = having(select(_TABLE).where(*ours, _TABLE.c.sequence.in_(newest)), _TABLE, entries)
     query = query.order_by(_TABLE.c.sequence).offset(skip).limit(limit)
     return [_document(row) for row in c.execute(query)]
 
@@ -242,17 +240,6 @@ def set_archived(c: Connection, workspace_id: str, kind: str, name: str, archive
             etag=func.printf('"%s"', func.lower(func.hex(func.randomblob(16)))),
         )
     ).rowcount
-
-
-def _having(query: Select[Any], entries: Sequence[Entry]) -> Select[Any]:
-    """`query` for documents that have all `entries` in the maps of texts at their paths."""
-    for entry in entries:
-        pairs = func.json_each(_TABLE.c.body, entry.path).table_valued("key", "value")
-        conditions: list[ColumnElement[bool]] = [pairs.c.key == entry.key]
-        if entry.value is not None:
-            conditions.append(pairs.c.value == entry.value)
-        query = query.where(exists().select_from(pairs).where(*conditions).correlate(_TABLE))
-    return query
 
 
 def _spelling(c: Connection, workspace_id: str, kind: str, name: str) -> str:

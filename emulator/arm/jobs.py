@@ -7,11 +7,12 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from amlocal.emulator.arm import filters
 from amlocal.emulator.arm.resource import json_body, properties_of
-from amlocal.emulator.arm.routes import WORKSPACE_RULE, list_view, merge, workspace_of
+from amlocal.emulator.arm.routes import WORKSPACE_RULE, list_view, workspace_of
 from amlocal.emulator.http import paging
-from amlocal.emulator.http.errors import bad_request, conflict
-from amlocal.emulator.jobs.inputs import output_uri
+from amlocal.emulator.http.errors import bad_request, conflict, not_there_yet
+from amlocal.emulator.jobs import job_services, outputs
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.services import Services
 from amlocal.emulator.store.workspace import PROVIDER, Workspace
@@ -46,6 +47,7 @@ def present(services: Services, workspace: Workspace, record: JobRecord) -> dict
         "isArchived": record.archived,
         "parentJobName": record.parent,
         "services": {
+            **(job_services.present(record.body) if record.kind == "command" else {}),
             "Tracking": {
                 "jobServiceType": "Tracking",
                 "endpoint": f"{services.settings.base_url}/mlflow/v1.0{workspace.arm_id}",
@@ -70,12 +72,7 @@ def present(services: Services, workspace: Workspace, record: JobRecord) -> dict
 def _command(record: JobRecord) -> dict[str, Any]:
     """A command job as submitted, with the addresses of its outputs."""
     body = dict(record.body)
-    outputs = {
-        name: {**output, "uri": output_uri(record.name, name, output)}
-        for name, output in (body.get("outputs") or {}).items()
-        if isinstance(output, dict)
-    }
-    return {**body, "inputs": body.get("inputs") or {}, "outputs": outputs}
+    return {**body, "inputs": body.get("inputs") or {}, "outputs": outputs.shown(record)}
 
 
 def _sweep(services: Services, workspace: Workspace, record: JobRecord) -> dict[str, Any]:
@@ -130,9 +127,7 @@ def create_blueprint(services: Services) -> Blueprint:
     @blueprint.patch(f"{RULE}/<job>")
     def patch(**arguments: str) -> Response:
         workspace, name = where(arguments)
-        record = jobs.get(workspace, name)
-        before = {"tags": record.tags, "properties": record.properties}
-        properties = merge(before, properties_of(json_body()))
+        properties = properties_of(json_body())
         updated = jobs.patch(
             workspace,
             name,
@@ -149,13 +144,19 @@ def create_blueprint(services: Services) -> Blueprint:
         skip, top = paging.window()
         view = list_view()
         archived = {"ActiveOnly": False, "ArchivedOnly": True, "All": None}[view]
-        found = jobs.list(workspace, archived=archived, skip=skip, limit=top + 1)
-        wanted = request.args.get("jobType")
-        items = [
-            present(services, workspace, record)
-            for record in found
-            if not wanted or str(record.body.get("jobType", "")).lower() == wanted.lower()
-        ]
+        if request.args.get("assetName"):
+            raise not_there_yet("Listing the jobs that used an asset (assetName)")
+        if request.args.get("scheduled", "").lower() == "true" or request.args.get("scheduleId"):
+            raise not_there_yet("Listing the jobs of a schedule")
+        found = jobs.list(
+            workspace,
+            archived=archived,
+            job_type=request.args.get("jobType") or None,
+            entries=filters.of_jobs(),
+            skip=skip,
+            limit=top + 1,
+        )
+        items = [present(services, workspace, record) for record in found]
         return jsonify(paging.page(services.settings.base_url, items, skip, top))
 
     @blueprint.post(f"{RULE}/<job>/cancel")
@@ -179,10 +180,10 @@ def create_blueprint(services: Services) -> Blueprint:
     return blueprint
 
 
-def _texts(properties: dict[str, Any], name: str) -> dict[str, str]:
-    """A map of texts. Raises 400."""
+def _texts(properties: dict[str, Any], name: str) -> dict[str, str | None]:
+    """A map of texts; null takes an entry away (JSON merge patch, RFC 7396). Raises 400."""
     value = properties.get(name) or {}
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+    if not isinstance(value, dict) or not all(isinstance(text, str | None) for text in value.values()):
         raise bad_request(
             "InvalidRequestContent", f"`properties.{name}` must map texts to texts.", target=name
         )

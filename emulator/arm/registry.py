@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
-from amlocal.emulator.arm import routes
+from amlocal.emulator.arm import elsewhere as calls
+from amlocal.emulator.arm import indexes, routes
 from amlocal.emulator.arm.codes import CODES
+from amlocal.emulator.arm.components import COMPONENTS
 from amlocal.emulator.arm.computes import COMPUTES
+from amlocal.emulator.arm.connections import CONNECTIONS
 from amlocal.emulator.arm.data import DATA
 from amlocal.emulator.arm.datastores import DATASTORES
 from amlocal.emulator.arm.environments import ENVIRONMENTS
@@ -14,7 +17,7 @@ from amlocal.emulator.arm.models import MODELS
 from amlocal.emulator.arm.online_deployments import ONLINE_DEPLOYMENTS
 from amlocal.emulator.arm.online_endpoints import ONLINE_ENDPOINTS
 from amlocal.emulator.arm.resource import Resource
-from amlocal.emulator.http.errors import not_found, not_there_yet
+from amlocal.emulator.http.errors import AzureError, not_found, not_there_yet
 from amlocal.emulator.services import Services
 
 RESOURCES: tuple[Resource, ...] = (
@@ -24,6 +27,8 @@ RESOURCES: tuple[Resource, ...] = (
     DATA,
     COMPUTES,
     MODELS,
+    COMPONENTS,
+    CONNECTIONS,
     ONLINE_ENDPOINTS,
     ONLINE_DEPLOYMENTS,
 )
@@ -31,13 +36,13 @@ RESOURCES: tuple[Resource, ...] = (
 # What Azure Machine Learning has below a workspace and amlocal does not have yet, by its path there.
 KNOWN_ELSEWHERE = {
     "batchEndpoints": "Batch endpoints",
-    "components": "Components",
-    "connections": "Connections",
+    "capabilityHosts": "Capability hosts",
     "featuresets": "Feature sets",
     "featurestoreEntities": "Feature store entities",
     "inferencePools": "Inference pools",
     "marketplaceSubscriptions": "Marketplace subscriptions",
     "outboundRules": "Managed networks",
+    "provisionManagedNetwork": "Managed networks",
     "schedules": "Schedules",
     "serverlessEndpoints": "Serverless endpoints",
 }
@@ -48,12 +53,20 @@ def create_blueprint(services: Services) -> Blueprint:
     blueprint = Blueprint("arm", __name__)
     for resource in RESOURCES:
         routes.register(blueprint, resource, services)
+    calls.add_routes(blueprint, services)
+    blueprint.register_blueprint(indexes.create_blueprint(services))
+
+    ours = {"jobs", *(resource.path.partition("/")[0].lower() for resource in RESOURCES)}
 
     def elsewhere(kind: str, **arguments: str) -> Response:
         routes.workspace_of(services, arguments)
         title = {name.lower(): text for name, text in KNOWN_ELSEWHERE.items()}.get(kind.lower())
         if title is not None:
             raise not_there_yet(title)
+        if kind.lower() in ours:
+            raise AzureError(
+                405, "MethodNotAllowed", f"{kind} has nothing at {request.method} {request.path[:300]}."
+            )
         raise not_found(
             f"There is no resource type {kind[:100]!r} in a workspace.", code="NoRegisteredProviderFound"
         )

@@ -25,6 +25,7 @@ ASSET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}\Z")
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}\Z")
 
 MAX_JSON = 8 * 1024**2
+MAX_DEPTH = 100
 _DRAINED = 64 * 1024**2
 
 
@@ -58,7 +59,9 @@ class Resource:
     `present(call, document)` gives the `properties` that clients see.
     `top_level` names what is kept beside `properties`, `hidden` which of that no client sees.
     `immutable` names properties that an existing version must keep.
+    `default_version` is a version that stands for the newest one, `unlisted` names that no list shows.
     `search(call)` answers a list of versions whose query asks for more than the name's versions, or is None.
+    `listed(call)` gives a test of which documents without versions a list shows, or is None.
     `actions` are POSTs below an item. `builtin` yields documents that exist without being stored.
     """
 
@@ -71,6 +74,8 @@ class Resource:
     immutable: Sequence[str] = ()
     top_level: Sequence[str] = ("tags",)
     hidden: Sequence[str] = ()
+    default_version: str = ""
+    unlisted: Sequence[str] = ()
     prepare: Prepare = lambda call, body, present: body
     present: Present = lambda call, document: dict(document.properties)
     after_put: Callable[[Call, Document, bool], Response | None] = lambda call, document, created: None
@@ -80,6 +85,7 @@ class Resource:
     version_actions: Mapping[str, Callable[[Call], Response | dict[str, Any]]] = field(default_factory=dict)
     filters: Mapping[str, Callable[[Document, str], bool]] = field(default_factory=dict)
     search: Callable[[Call], list[Document] | None] = lambda call: None
+    listed: Callable[[Call], Callable[[Document], bool] | None] = lambda call: None
 
     @property
     def kind(self) -> str:
@@ -144,7 +150,27 @@ def json_body() -> dict[str, Any]:
         raise bad_request("InvalidRequestContent", "The body is nested too deeply.") from error
     if not isinstance(body, dict):
         raise bad_request("InvalidRequestContent", "The body must be a JSON object.")
+    # What can just be read cannot be written again further down the stack: one such would spoil every list.
+    if _is_deeper(body, MAX_DEPTH):
+        raise bad_request(
+            "InvalidRequestContent", f"The body is nested too deeply: more than {MAX_DEPTH} levels."
+        )
     return body
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    """Whether objects and lists stand in one another more than `most` times."""
+    level: list[Any] = [value]
+    for _ in range(most):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def properties_of(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,7 +242,8 @@ def find(
     def read(c: Connection) -> Document | None:
         return documents.get(c, workspace.id, resource.kind, name, version)
 
-    found = read(connection) if connection is not None else services.store.read(read)
+    key = ("document", workspace.id, resource.kind, name.lower(), version)
+    found = read(connection) if connection is not None else services.store.remembered(key, read)
     if found is None:
         for document in resource.builtin(services, workspace):
             if (document.name.lower(), document.version) == (name.lower(), version):

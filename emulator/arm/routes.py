@@ -8,14 +8,15 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 from sqlalchemy import Connection
 
+from amlocal.emulator import crash_points
 from amlocal.emulator.arm import documents, filters
-from amlocal.emulator.arm.documents import Document, Entry
+from amlocal.emulator.arm.documents import Document
 from amlocal.emulator.arm.merging import merge as merge
 from amlocal.emulator.arm.preconditions import Precondition
+from amlocal.emulator.arm.rendering import contained, rendered
 from amlocal.emulator.arm.resource import (
     Call,
     Resource,
-    arm_id,
     check_name,
     check_version,
     checked,
@@ -28,6 +29,7 @@ from amlocal.emulator.http import versions as api_versions
 from amlocal.emulator.http.errors import conflict, not_there_yet
 from amlocal.emulator.http.paging import list_view as list_view
 from amlocal.emulator.services import Services
+from amlocal.emulator.store.entries import Entry
 from amlocal.emulator.store.workspace import PROVIDER, Workspace
 
 WORKSPACE_RULE = (
@@ -115,39 +117,13 @@ class _Handler:
         names = [*parents, arguments["name"]] if "name" in arguments else parents
         return Call(self.services, workspace, self.resource, self.resource.key(names), version)
 
-    def rendered(self, call: Call, document: Document) -> dict[str, Any]:
-        """The document as clients see it."""
-        resource = call.resource
-        shown = Call(call.services, call.workspace, resource, document.name, document.version)
-        body = {
-            key: document.body[key]
-            for key in resource.top_level
-            if key in document.body and key not in resource.hidden
-        }
-        properties = resource.present(shown, document)
-        if resource.versioned:
-            properties["isArchived"] = document.archived
-        return {
-            "id": arm_id(call.workspace, resource, document.name, document.version),
-            "name": document.version or document.name.rpartition("/")[2],
-            "type": f"{PROVIDER}/workspaces/{resource.kind}{'/versions' if document.version else ''}",
-            "etag": document.etag,
-            "properties": properties,
-            "systemData": {
-                "createdAt": document.created_at,
-                "createdBy": "local user",
-                "createdByType": "User",
-                "lastModifiedAt": document.modified_at,
-                "lastModifiedBy": "local user",
-                "lastModifiedByType": "User",
-            },
-            **body,
-        }
-
     def get(self, **arguments: str) -> Response:
         call = self.call(arguments)
-        document = find(self.services, call.workspace, self.resource, call.name, call.version)
-        response = jsonify(self.rendered(call, document))
+        if call.version and call.version == self.resource.default_version:
+            document = self.newest(call)[0]
+        else:
+            document = find(self.services, call.workspace, self.resource, call.name, call.version)
+        response = jsonify(rendered(call, document))
         response.headers["ETag"] = document.etag
         return response
 
@@ -171,6 +147,9 @@ class _Handler:
         tests = [
             (test, request.args[name]) for name, test in resource.filters.items() if request.args.get(name)
         ]
+        listed = resource.listed(call)
+        if listed is not None:
+            tests.append((lambda document, _: listed(document), ""))
         builtin = (
             [] if entries or view == "ArchivedOnly" else list(resource.builtin(self.services, call.workspace))
         )
@@ -198,49 +177,49 @@ class _Handler:
                 )
             )
             found = [*first, *stored]
-        return [self.rendered(call, document) for document in found]
+        return [rendered(call, document) for document in found]
 
     def containers(
         self, call: Call, view: str, entries: Sequence[Entry], skip: int, top: int
     ) -> Sequence[dict[str, Any]]:
-        """Names of a versioned resource, in two queries whatever their number."""
+        """Names of a versioned resource, in two queries whatever their number; built-in ones come first."""
         kind, workspace = self.resource.kind, call.workspace
+        hidden = bool(entries) or view == "ArchivedOnly"
+        builtin = [] if hidden else list(self.newest_builtin(workspace).values())
+        first = builtin[skip : skip + top + 1]
 
         def read(c: Connection) -> tuple[Sequence[Document], dict[str, str]]:
             found = documents.latest_of_each(
-                c, workspace.id, kind, view=view, entries=entries, skip=skip, limit=top + 1
+                c,
+                workspace.id,
+                kind,
+                view=view,
+                entries=entries,
+                without=self.resource.unlisted,
+                skip=max(0, skip - len(builtin)),
+                limit=top + 1 - len(first),
             )
             return found, documents.next_versions(c, workspace.id, kind, [d.name for d in found])
 
         found, following = self.services.store.read(read)
-        return [self.contained(call, document, following[document.name.lower()]) for document in found]
+        return [
+            *(contained(call, document, document.version) for document in first),
+            *(contained(call, document, following[document.name.lower()]) for document in found),
+        ]
 
-    def contained(self, call: Call, latest: Document, next_version: str) -> dict[str, Any]:
-        """The container of a name's versions, as lists show it."""
-        shown = self.rendered(call, latest)
-        properties = {
-            "latestVersion": latest.version,
-            "nextVersion": next_version,
-            "isArchived": latest.archived,
-            "tags": shown["properties"].get("tags") or {},
-            "properties": shown["properties"].get("properties") or {},
-            "description": shown["properties"].get("description"),
-        }
-        for key in ("dataType", "environmentType", "modelType"):
-            if key in shown["properties"]:
-                properties[key] = shown["properties"][key]
-        return {
-            **shown,
-            "id": arm_id(call.workspace, self.resource, latest.name),
-            "name": latest.name,
-            "type": f"{PROVIDER}/workspaces/{self.resource.kind}",
-            "properties": properties,
-        }
+    def newest_builtin(self, workspace: Workspace) -> dict[str, Document]:
+        """By lower-cased name the newest version of everything built in; nobody can add one."""
+        found = self.resource.builtin(self.services, workspace) if self.resource.versioned else ()
+        return {document.name.lower(): document for document in found}
 
     def container(self, **arguments: str) -> Response:
         return jsonify(self.container_of(self.call(arguments)))
 
     def container_of(self, call: Call) -> dict[str, Any]:
+        return contained(call, *self.newest(call))
+
+    def newest(self, call: Call) -> tuple[Document, str]:
+        """The newest active version of a name, and what the next one will be numbered. Raises 404."""
         kind, workspace = self.resource.kind, call.workspace
 
         def read(c: Connection) -> tuple[Document, str] | None:
@@ -252,14 +231,19 @@ class _Handler:
 
         found = self.services.store.read(read)
         if found is None:
-            raise missing(self.resource, call.name)
-        return self.contained(call, *found)
+            builtin = self.newest_builtin(workspace).get(call.name.lower())
+            if builtin is None:
+                raise missing(self.resource, call.name)
+            return builtin, builtin.version
+        return found
 
     def put_container(self, **arguments: str) -> Response:
         """Archive or restore every version of a name, which is all that a container can be told."""
         call = self.call(arguments)
         body = checked(json_body())
         archived = body["properties"].get("isArchived")
+        if call.name.lower() in self.newest_builtin(call.workspace):
+            raise conflict(f"{self.resource.title} {call.name!r} is built in and cannot be changed.")
         shown = self.container_of(call)["properties"]
         for key in ("tags", "properties", "description"):
             if body["properties"].get(key) and body["properties"][key] != shown[key]:
@@ -276,7 +260,7 @@ class _Handler:
         skip, top = paging.window()
         searched = self.resource.search(call)
         if searched is not None:
-            items = [self.rendered(call, document) for document in searched[skip : skip + top + 1]]
+            items = [rendered(call, document) for document in searched[skip : skip + top + 1]]
             return jsonify(paging.page(self.services.settings.base_url, items, skip, top))
         view = list_view()
         entries = filters.entries(self.resource)
@@ -294,7 +278,7 @@ class _Handler:
                 limit=top + 1,
             )
         )
-        items = [self.rendered(call, document) for document in found]
+        items = [rendered(call, document) for document in found]
         return jsonify(paging.page(self.services.settings.base_url, items, skip, top))
 
     def put(self, **arguments: str) -> Response:
@@ -332,9 +316,11 @@ class _Handler:
                 c, call.workspace.id, resource.kind, call.name, call.version, kept, archived=archived
             )
 
+        crash_points.reach("asset.checked")
         document, created = self.services.store.write(write)
+        crash_points.reach("asset.stored")
         special = resource.after_put(call, document, created)
-        response = special or jsonify(self.rendered(call, document))
+        response = special or jsonify(rendered(call, document))
         if special is None:
             response.status_code = 201 if created else 200
         response.headers["ETag"] = document.etag
@@ -372,6 +358,7 @@ class _Handler:
         self.services.store.write(
             lambda c: documents.remove(c, call.workspace.id, resource.kind, call.name, call.version)
         )
+        crash_points.reach("asset.deleted")
         return Response(status=200)
 
     def acting(self, act: Any) -> Callable[..., Any]:

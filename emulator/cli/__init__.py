@@ -14,6 +14,7 @@ COMMANDS = {
     "env": "print the environment that points a client at the server",
     "run": "run one command against a fresh server of its own",
     "workspace": "make workspaces of your own names answer",
+    "datastore": "mount folders of this machine as datastores, without a copy",
     "demo": "the whole path, from images to predictions, in a few minutes",
 }
 

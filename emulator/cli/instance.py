@@ -13,6 +13,7 @@ from typing import Any
 from amlocal.emulator.processes import FileLock
 from amlocal.emulator.store.folder import DataFolder, write_atomic
 
+API_VERSION = "2024-04-01"
 LOCK = "server.lock"
 
 
@@ -72,7 +73,12 @@ def call(
     body: Any = None,
     timeout: float = 30.0,
 ) -> tuple[int, dict[str, Any]]:
-    """One call over TLS, trusting only the server's own authority. Raises OSError when it fails."""
+    """One call over TLS, trusting only the server's own authority. Raises OSError when it fails.
+
+    Resource Manager's paths get an api-version where `path` has none.
+    """
+    if path.startswith("/subscriptions/") and "api-version=" not in path:
+        path += f"{'&' if '?' in path else '?'}api-version={API_VERSION}"
     context = ssl.create_default_context(cafile=str(authority))
     connection = http.client.HTTPSConnection("localhost", port, timeout=timeout, context=context)
     headers = {"Content-Type": "application/json"}

@@ -72,7 +72,7 @@ def with_server(folder: DataFolder, command: list[str], triple: str | None, weig
     kept = {
         key: value
         for key, value in os.environ.items()
-        if key.startswith(("AMLOCAL_", "PYTHON", "XDG_", "COVERAGE"))
+        if key.startswith(("AMLOCAL_", "PIP_", "PYTHON", "XDG_", "COVERAGE"))
     }
     kept.pop("AMLOCAL_DATA_DIR", None)
     log.touch(mode=0o600)

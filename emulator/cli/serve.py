@@ -113,7 +113,7 @@ def detach(settings: Settings, folder: DataFolder) -> int:
     log = folder.logs / "supervisor.log"
     environment = {
         **clean_environment(),
-        **{k: v for k, v in os.environ.items() if k.startswith(("AMLOCAL_", "PYTHON", "XDG_"))},
+        **{k: v for k, v in os.environ.items() if k.startswith(("AMLOCAL_", "PIP_", "PYTHON", "XDG_"))},
     }
     argv = [
         sys.executable, "-m", "amlocal.emulator.cli", "serve",

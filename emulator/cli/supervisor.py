@@ -119,7 +119,11 @@ class Supervisor:
     def _spawn(self, child: _Child) -> None:
         env = {**clean_environment(), "PYTHONUNBUFFERED": "1"}
         env.update(
-            {key: value for key, value in os.environ.items() if key.startswith(("PYTHON", "COVERAGE"))}
+            {
+                key: value
+                for key, value in os.environ.items()
+                if key.startswith(("PIP_", "PYTHON", "COVERAGE", "AMLOCAL_CRASH_ORDER"))
+            }
         )
         child.process = spawn_leashed(child.argv, env=env, log=child.log)
         child.started = time.monotonic()
@@ -136,7 +140,10 @@ class Supervisor:
                 f"the {child.name} process ended {child.deaths} times right after its start "
                 f"(exit code {code}). The end of {child.log}:\n{tail(child.log)}"
             )
-        print(f"amlocal: the {child.name} process ended (exit code {code}) and is started again", flush=True)
+        with contextlib.suppress(OSError):  # the output may be a file on a full disk
+            print(
+                f"amlocal: the {child.name} process ended (exit code {code}) and is started again", flush=True
+            )
         child.process = None
         child.not_before = time.monotonic() + (0.0 if child.deaths == 1 else 0.5 * child.deaths)
 

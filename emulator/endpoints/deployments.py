@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from amlocal.emulator import crash_points
 from amlocal.emulator.arm import documents
 from amlocal.emulator.arm.documents import Document
 from amlocal.emulator.endpoints.route_table import DeploymentRoute, EndpointRoute, Instance, RouteTable
@@ -177,6 +178,7 @@ class Deployments:
                 if operation:
                     self._operations.fail(operation, "ResourceNotFound", f"Deployment {name} was deleted.")
                 return
+            crash_points.reach("deployment.found")
             fresh = _Live()
             try:
                 self._start_scorers(workspace, document, fresh)
@@ -188,10 +190,13 @@ class Deployments:
                     self._operations.fail(operation, "ResourceNotReady", f"Deployment {name}: {error}")
                 log.error("deployment %s failed: %s", name, error)
                 return
+            crash_points.reach("deployment.ready")
             old = self._live.get((workspace.id, name), _Live())
             self._live[workspace.id, name] = fresh
             self._set_state(workspace, name, "Succeeded", None)
+            crash_points.reach("deployment.settled")
             self.publish()
+            crash_points.reach("deployment.published")
             for key in old.keys:
                 self._scorers.stop(key)
             if operation:
@@ -225,6 +230,7 @@ class Deployments:
         with self._lock(workspace, name):
             live = self._live.pop((workspace.id, name), _Live())
             self.publish()
+            crash_points.reach("deployment.unpublished")
             for key in live.keys:
                 self._scorers.stop(key)
             self._operations.succeed(operation)

@@ -11,6 +11,7 @@ from amlocal.compat.azureml_uri import UriError, WorkspaceName, parse_datastore
 from amlocal.emulator.arm.resource import json_body
 from amlocal.emulator.arm.routes import WORKSPACE_RULE, workspace_of
 from amlocal.emulator.http.errors import bad_request, not_found, not_there_yet
+from amlocal.emulator.jobs import outputs
 from amlocal.emulator.jobs.inputs import output_uri
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.services import Services
@@ -22,8 +23,6 @@ _ASSET = re.compile(
     r"azureml://locations/local/workspaces/([0-9a-f-]{36})/data"
     r"/azureml_([A-Za-z0-9][A-Za-z0-9_-]{0,254})_output_data_([A-Za-z0-9_]{1,100})/versions/1"
 )
-# Models are left out: clients resolve them elsewhere, and one that fails there fails a whole download.
-_TYPES = {"uri_folder": "uri_folder", "uri_file": "uri_file", "mltable": "mltable"}
 
 
 def outputs_of(workspace: Workspace, record: JobRecord) -> dict[str, Any] | None:
@@ -31,14 +30,12 @@ def outputs_of(workspace: Workspace, record: JobRecord) -> dict[str, Any] | None
     if record.kind != "command":
         return None
     found = {}
-    for name, output in (record.body.get("outputs") or {}).items():
-        kind = _TYPES.get(str((output or {}).get("jobOutputType", "")).lower())
-        if kind is not None:
-            asset = (
-                f"azureml://locations/local/workspaces/{workspace.id}/data"
-                f"/azureml_{record.name}_output_data_{name}/versions/1"
-            )
-            found[name] = {"assetId": asset, "type": kind}
+    for name, kind in outputs.downloadable(record).items():
+        asset = (
+            f"azureml://locations/local/workspaces/{workspace.id}/data"
+            f"/azureml_{record.name}_output_data_{name}/versions/1"
+        )
+        found[name] = {"assetId": asset, "type": kind}
     return found or None
 
 
@@ -51,8 +48,10 @@ def create_blueprint(services: Services) -> Blueprint:
         if match is None or match[1] != workspace.id:
             raise not_found(f"There is no data asset {str(asset)[:200]!r} in this workspace.")
         job, name = match[2], match[3]
-        output = (services.jobs.get(workspace, job).body.get("outputs") or {}).get(name)
-        if not isinstance(output, dict):
+        record = services.jobs.get(workspace, job)
+        output = (record.body.get("outputs") or {}).get(name)
+        kind = outputs.downloadable(record).get(name)
+        if not isinstance(output, dict) or kind is None:
             raise not_found(f"The job {job!r} has no output {name!r}.")
         uri = output_uri(job, name, output)
         own = WorkspaceName(workspace.subscription, workspace.resource_group, workspace.name)
@@ -60,7 +59,6 @@ def create_blueprint(services: Services) -> Blueprint:
             place = str(parse_datastore(uri).within(own))
         except UriError as error:
             raise bad_request("InvalidUri", str(error)) from error
-        kind = str(output.get("jobOutputType", "")).lower()
         return {"uri": place, "type": kind}
 
     @blueprint.post(f"{RULE}/dataversion/batchGetResolvedUris")

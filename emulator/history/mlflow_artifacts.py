@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, RESOURCE_DOES_NOT_EXIST
 from mlflow.store.artifact import artifact_repository_registry
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.utils.workspace_context import get_request_workspace
@@ -58,7 +60,15 @@ class BlobArtifactRepository(LocalArtifactRepository):  # type: ignore[misc]
         return os.path.relpath(found, self.artifact_dir)
 
     def get_local_path(self, artifact_path: str) -> str:
-        return str(super().get_local_path(self._own(artifact_path, FILE_DEPTH)))
+        own = self._own(artifact_path, FILE_DEPTH)
+        self._check_ordinary(own)
+        return str(super().get_local_path(own))
+
+    def _check_ordinary(self, own: str) -> None:
+        """A pipe or device that a job left would be opened and waited for."""
+        target = Path(self.artifact_dir, own)
+        if target.exists() and not (target.is_file() or target.is_dir()):
+            raise MlflowException(f"'{own}' is neither a file nor a folder", RESOURCE_DOES_NOT_EXIST)
 
     def _get_or_create_artifact_dir(self, artifact_path: str | None = None) -> str:
         own = self._own(artifact_path, FILE_DEPTH)
@@ -78,19 +88,24 @@ class BlobArtifactRepository(LocalArtifactRepository):  # type: ignore[misc]
         folder = Path(self.artifact_dir, self._own(path, 2))
         if not folder.is_dir():
             return []
-        found = super().list_artifacts(os.path.relpath(folder, self.artifact_dir))
-        return [entry for entry in found if self._readable(entry.path)]
-
-    def _readable(self, path: str) -> bool:
-        """False for what cannot be read through here either, such as a link out of the container."""
-        try:
-            self._own(path, 2)
-        except MlflowException:
-            return False
-        return True
+        found = []
+        for entry in sorted(folder.iterdir()):
+            try:
+                status = entry.lstat()
+            except FileNotFoundError:  # gone meanwhile
+                continue
+            # Links are left out: one to a folder above would never come to an end for whoever follows lists.
+            relative = entry.relative_to(self.artifact_dir).as_posix()
+            if stat.S_ISDIR(status.st_mode):
+                found.append(FileInfo(relative, True, None))
+            elif stat.S_ISREG(status.st_mode):
+                found.append(FileInfo(relative, False, status.st_size))
+        return found
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
-        super()._download_file(self._own(remote_file_path, FILE_DEPTH), local_path)
+        own = self._own(remote_file_path, FILE_DEPTH)
+        self._check_ordinary(own)
+        super()._download_file(own, local_path)
 
     def delete_artifacts(self, artifact_path: str | None = None) -> None:
         target = Path(self.artifact_dir, self._own(artifact_path, DELETE_DEPTH))

@@ -56,7 +56,11 @@ def resolve(blob_folder: Path, account: str, path: str, *, depth: int = 2) -> Pa
     """The file that a checked path names; raises ArtifactPathError if a link leads out of the container."""
     trimmed = check_path(account, path, depth=depth)
     root = (blob_folder / account / CONTAINER).resolve()
-    if not (blob_folder / trimmed).resolve().is_relative_to(root):
+    try:
+        real = (blob_folder / trimmed).resolve()
+    except (OSError, RuntimeError) as error:  # pathlib's ways to tell of links in a circle
+        raise ArtifactPathError("the path goes through links that lead in a circle") from error
+    if not real.is_relative_to(root):
         raise ArtifactPathError("the path leads out of the workspace's artifacts through a link")
     return blob_folder / trimmed
 

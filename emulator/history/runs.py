@@ -111,7 +111,19 @@ def create_blueprint(services: Services) -> Blueprint:
         hidden = body.get("hidden")
         if hidden is not None and not isinstance(hidden, bool):
             raise bad_request("InvalidRequestContent", "`hidden` must be true or false.", target="hidden")
-        return jsonify(present(jobs.patch(workspace, record.name, archived=hidden)))
+        maps = {name: body.get(name) or {} for name in ("tags", "properties")}
+        for name, value in maps.items():
+            if not isinstance(value, dict):
+                raise bad_request("InvalidRequestContent", f"`{name}` must map texts to texts.", target=name)
+        changed = jobs.patch(
+            workspace,
+            record.name,
+            **maps,
+            display_name=body.get("displayName"),
+            description=body.get("description"),
+            archived=hidden,
+        )
+        return jsonify(present(changed))
 
     @blueprint.post(f"{RULE}/rundata")
     def rundata(**arguments: str) -> Response:

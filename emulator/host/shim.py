@@ -33,6 +33,7 @@ EXIT_FILE_RETRIES = 120
 REFUSED_LOCKED = 75
 REFUSED_STARTED = 76
 PR_SET_CHILD_SUBREAPER = 36
+RESERVED = 8192
 
 
 class Signals:
@@ -86,13 +87,29 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1000):03d}Z"
 
 
+def unfinished(path: str) -> str:
+    """Where `write_json` prepares a file."""
+    return f"{path}.{os.getpid()}.tmp"
+
+
+def reserve(path: str) -> None:
+    """Take the space for a later `write_json` now: a command may fill the disk and must not hide its end."""
+    descriptor = os.open(unfinished(path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, RESERVED)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: str, value: dict[str, Any]) -> None:
     """Write a file so that after a crash it is there whole or not at all."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    temporary = unfinished(path)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with open(descriptor, "w") as file:
         json.dump(value, file)
         file.flush()
+        os.ftruncate(file.fileno(), file.tell())
         os.fsync(file.fileno())
     os.rename(temporary, path)
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_CLOEXEC)
@@ -140,6 +157,12 @@ def descendants() -> list[int]:
         found += below
         todo += below
     return found
+
+
+def die_at(order: dict[str, Any], point: str) -> None:
+    """For tests: end as if killed here, when the order says so."""
+    if order.get("crash_at") == point:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Attempt:
@@ -278,6 +301,7 @@ def run(folder: str, order: dict[str, Any], lock: int, signals: Signals) -> dict
         return {**report, "stopped": True, "error": "stopped before the command was started"}
     attempt = Attempt(order, lock)
     attempt.fork()
+    die_at(order, "shim.forked")
     identity = {
         "attempt": number,
         "pid": attempt.pid,
@@ -292,12 +316,15 @@ def run(folder: str, order: dict[str, Any], lock: int, signals: Signals) -> dict
     except OSError as error:
         attempt.abandon()
         return {**report, "error": f"cannot record the start, so the command was not started: {error}"}
+    die_at(order, "shim.recorded")
     failure = attempt.release()
+    die_at(order, "shim.released")
     if failure is not None:
         return {**report, "error": failure}
     stopped, timed_out = watch(
         attempt, signals, float(order.get("grace", DEFAULT_GRACE)), order.get("timeout")
     )
+    die_at(order, "shim.ended")
     code = os.waitstatus_to_exitcode(attempt.status or 0)
     return {
         **report,
@@ -325,11 +352,18 @@ def main(folder: str) -> int:
     except FileExistsError:
         print(f"attempt {order['attempt']} was started before and is never started twice", file=sys.stderr)
         return REFUSED_STARTED
+    die_at(order, "shim.claimed")
+    exit_file = os.path.join(folder, f"exit-{order['attempt']}.json")
+    try:
+        reserve(exit_file)
+    except OSError as error:
+        print(f"no space is left for the exit file: {error}", file=sys.stderr, flush=True)
     become_subreaper()
     report = run(folder, order, lock, signals)
     for left in reversed(range(EXIT_FILE_RETRIES)):
         try:
-            write_json(os.path.join(folder, f"exit-{order['attempt']}.json"), {**report, "at": now()})
+            write_json(exit_file, {**report, "at": now()})
+            die_at(order, "shim.reported")
             return 0
         except OSError as error:
             # A full disk is the likely reason, and may pass; until then the lock says that we are here.

@@ -40,6 +40,7 @@ class Authenticator:
         self._job_audience = f"{settings.base_url}/jobs"
         self._view_secret = view_secret
         self._clock = clock
+        self._view_tokens: dict[str, tuple[str, int]] = {}
 
     def managed_identity_token(self, resource: str, header: str | None) -> dict[str, Any]:
         """The managed-identity endpoint's answer. 401 without the right secret, 400 without a resource."""
@@ -80,9 +81,15 @@ class Authenticator:
     def view_token(self, workspace: Workspace) -> str:
         """A token for a browser: it opens the studio pages and the MLflow UI of one workspace.
 
-        Not a JWT, because it stands in links that people read and copy.
+        Not a JWT, because it stands in links that people read and copy. Made once an hour: every answer about
+        a job holds one.
         """
-        return self._view_token(workspace, int(self._clock()) + SESSION_LIFETIME)
+        ends = (int(self._clock()) // 3600 + 1) * 3600 + SESSION_LIFETIME
+        token, until = self._view_tokens.get(workspace.id, ("", 0))
+        if until != ends:
+            token = self._view_token(workspace, ends)
+            self._view_tokens[workspace.id] = (token, ends)
+        return token
 
     def _view_token(self, workspace: Workspace, expires: int) -> str:
         text = f"studio\n{workspace.id}\n{expires}".encode()

@@ -7,8 +7,10 @@ import uuid
 from urllib.parse import urlsplit
 
 from flask import Flask, Response, g, jsonify, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from amlocal.emulator.http.disk import disk_full, is_disk_full
+from amlocal.emulator.http.draining import drain
 from amlocal.emulator.http.errors import AzureError
 
 log = logging.getLogger("amlocal.http")
@@ -45,6 +47,7 @@ def install(app: Flask, port: int) -> None:
 
     @app.after_request
     def add_ids(response: Response) -> Response:
+        drain()
         identity = g.get("request_id") or str(uuid.uuid4())
         response.headers.setdefault("x-ms-request-id", identity)
         response.headers.setdefault("x-ms-correlation-request-id", identity)
@@ -66,11 +69,17 @@ def install(app: Flask, port: int) -> None:
         message = error.description or "The request cannot be answered."
         if status == 404:
             message = f"There is nothing at {request.method} {request.path[:300]}."
-        headers = {"Allow": ", ".join(error.valid_methods or [])} if status == 405 else {}  # type: ignore[attr-defined]
+        headers = {}
+        if isinstance(error, MethodNotAllowed):
+            headers["Allow"] = ", ".join(sorted(error.valid_methods or []))
+            message = f"{request.method} is not possible at {request.path[:300]}; {headers['Allow']} are."
         return render(AzureError(status, _CODES.get(status, "BadRequest"), message, headers=headers))
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
+        if is_disk_full(error):
+            log.error("%s %s failed: %s", request.method, request.path, error)
+            return render(disk_full())
         log.exception("%s %s failed (request %s)", request.method, request.path, g.get("request_id"))
         return render(
             AzureError(

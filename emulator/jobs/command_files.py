@@ -8,10 +8,12 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from amlocal.compat.azureml_uri import AssetUri, UriError, parse
-from amlocal.emulator.http.errors import user_error
+from amlocal.compat.azureml_uri import AssetUri, UriError, clean_path, parse
+from amlocal.compat.mltable_file import is_relative
+from amlocal.emulator.http.errors import not_there_yet, user_error
 from amlocal.emulator.jobs.command_request import InputSpec, OutputSpec
 from amlocal.emulator.jobs.inputs import InputError, Resolver, output_uri
+from amlocal.emulator.jobs.mirrors import Mirrors, is_web, plain
 from amlocal.emulator.jobs.runners.base import Abandoned
 from amlocal.emulator.store.workspace import Workspace
 
@@ -21,37 +23,119 @@ TEMPORARY = "tmp"
 # What a job leaves in these folders of its working folder are its default artifacts.
 ARTIFACT_FOLDERS = ("outputs", "logs")
 _MARKS = {"mltable": "MLTable", "mlflow_model": "MLmodel"}
+_FOLDERS = ("uri_folder", "mltable", "mlflow_model", "triton_model")
+_MOST_MLTABLE = 1024 * 1024
 
 
-def input_path(resolver: Resolver, workspace: Workspace, name: str, spec: InputSpec) -> Path:
-    """Where an input lies. Raises AzureError 400 where it is not there or not of its type."""
-    uri = spec.uri
-    if spec.kind.endswith("_model") and uri.lower().startswith("azureml:") and "//" not in uri[:10]:
-        # The short form says no kind; for a model it is one of the models.
-        try:
-            parsed = parse(uri)
-        except UriError as error:
-            raise InputError(f"inputs.{name}: {error}") from error
-        if isinstance(parsed, AssetUri):
-            which = f"labels/{parsed.label}" if parsed.label else f"versions/{parsed.version}"
-            uri = f"{workspace.arm_id}/models/{parsed.name}/{which}"
-    path = resolver.resolve(workspace, uri)
+def input_source(
+    resolver: Resolver, mirrors: Mirrors, workspace: Workspace, name: str, spec: InputSpec
+) -> Path | str:
+    """Where an input lies: a path, or the address of a file that has to be fetched.
+
+    Raises AzureError 400 where it is not there or not of its type.
+    """
     target = f"inputs.{name}"
+    uri = _of_kind(workspace, name, spec)
+    address = resolver.address(workspace, uri)
+    if not is_web(address):
+        return _checked(resolver.resolve(workspace, uri), uri, spec, target)
+    if spec.mode == "mount":
+        raise user_error(
+            f"{target}: {plain(address)} cannot be mounted for writing (rw_mount); use ro_mount or download.",
+            target=target,
+        )
+    found = mirrors.find(address, target)
+    if found is not None:
+        return _checked(found, plain(address), spec, target)
+    if spec.kind in _FOLDERS and spec.mode != "direct":
+        raise user_error(
+            f"{target}: the type {spec.kind} is a folder, and a folder cannot be fetched from a web address. "
+            f"Set a mirror for {plain(address)} (the setting mirrors: URL prefix to folder).",
+            target=target,
+        )
+    return address
+
+
+def _of_kind(workspace: Workspace, name: str, spec: InputSpec) -> str:
+    """The reference of an input, with the kind of asset that its type says."""
+    uri = spec.uri
+    if spec.kind == "triton_model":
+        # azure-ai-ml takes the name of a Triton model for that of a data asset.
+        uri = uri.replace(f"{workspace.arm_id}/data/", f"{workspace.arm_id}/models/", 1)
+    if not spec.kind.endswith("_model") or not uri.lower().startswith("azureml:") or "//" in uri[:10]:
+        return uri
+    # The short form says no kind; for a model it is one of the models.
+    try:
+        parsed = parse(uri)
+    except UriError as error:
+        raise InputError(f"inputs.{name}: {error}") from error
+    if not isinstance(parsed, AssetUri):
+        return uri
+    which = f"labels/{parsed.label}" if parsed.label else f"versions/{parsed.version}"
+    return f"{workspace.arm_id}/models/{parsed.name}/{which}"
+
+
+def _checked(path: Path, uri: str, spec: InputSpec, target: str) -> Path:
+    """`path` once it is there and of its type."""
     if not path.exists():
         raise user_error(f"{target}: there is nothing at {uri}.", target=target)
     if spec.kind == "uri_file" and not path.is_file():
         raise user_error(f"{target}: {uri} is a folder; use the type uri_folder.", target=target)
-    if spec.kind in ("uri_folder", "mltable", "mlflow_model") and not path.is_dir():
+    if spec.kind in _FOLDERS and not path.is_dir():
         raise user_error(f"{target}: {uri} is a file; {spec.kind} needs a folder.", target=target)
     mark = _MARKS.get(spec.kind)
     if mark is not None and not (path / mark).is_file():
         raise user_error(f"{target}: {uri} holds no file named {mark}.", target=target)
+    if spec.mode == "evaluate" and spec.kind == "mltable":
+        return _evaluated(path, target)
     return path
+
+
+def _evaluated(folder: Path, target: str) -> Path:
+    """What the MLTable in `folder` stands for as files: its one relative path.
+
+    Raises AzureError 501 for one whose evaluation is more than naming a path.
+    """
+    import yaml
+
+    try:
+        with (folder / "MLTable").open("rb") as file:
+            content = yaml.safe_load(file.read(_MOST_MLTABLE))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise user_error(
+            f"{target}: its file MLTable is not YAML: {str(error)[:300]}.", target=target
+        ) from error
+    body = content if isinstance(content, dict) else {}
+    paths = body.get("paths")
+    entry = paths[0] if isinstance(paths, list) and len(paths) == 1 else None
+    kind, value = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else ("", None)
+    if body.get("transformations") or kind not in ("file", "folder") or not isinstance(value, str):
+        raise not_there_yet(
+            "Evaluating an MLTable that is more than the path of one file or folder (eval_mount, "
+            f"eval_download of {target})"
+        )
+    if not is_relative(value):
+        raise not_there_yet(
+            f"Evaluating an MLTable with a path outside of its folder (eval_mount, eval_download of {target})"
+        )
+    try:
+        inside = clean_path(value)
+    except UriError as error:
+        raise user_error(f"{target}: its MLTable's path {error.reason}", target=target) from error
+    found = folder / inside
+    if not (found.is_file() if kind == "file" else found.is_dir()):
+        raise user_error(
+            f"{target}: its MLTable names the {kind} {value}, which is not there.", target=target
+        )
+    real, root = os.path.realpath(found), os.path.realpath(folder)
+    if real != root and not real.startswith(root + os.sep):
+        raise user_error(f"{target}: its MLTable's path {value} leaves its folder.", target=target)
+    return found
 
 
 def output_path(resolver: Resolver, workspace: Workspace, job: str, name: str, spec: OutputSpec) -> Path:
     """Where the job writes an output. Raises AzureError 400 for a place that is none of ours."""
-    return resolver.resolve(workspace, output_uri(job, name, spec.body))
+    return resolver.resolve(workspace, output_uri(job, name, spec.body), writing=True)
 
 
 def make_output(path: Path, spec: OutputSpec) -> None:

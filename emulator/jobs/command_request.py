@@ -10,15 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from amlocal.emulator.http.errors import not_there_yet, user_error
-from amlocal.emulator.jobs import command_line, fields
+from amlocal.emulator.arm.resource import ASSET_NAME, VERSION
+from amlocal.emulator.http.errors import user_error
+from amlocal.emulator.jobs import command_line, distribution, fields, job_services
+from amlocal.emulator.jobs.distribution import Distribution
 from amlocal.emulator.jobs.fields import shown
 
 MOST_COMMAND = 256 * 1024
 LONGEST = 60 * 86400.0
 _LITERAL = "literal"
-_INPUT_TYPES = ("uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model")
-_OUTPUT_TYPES = _INPUT_TYPES
+_TYPES = ("uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model", "triton_model")
+_MODELS = ("custom_model", "mlflow_model", "triton_model")
 _INPUT_MODES = {
     # There is no mount of the system here that could be read-only, and a job must not be able to change what
     # is stored: it gets a copy, as with "download".
@@ -26,16 +28,23 @@ _INPUT_MODES = {
     "readwritemount": "mount",
     "download": "download",
     "direct": "direct",
+    "evalmount": "evaluate",
+    "evaldownload": "evaluate",
 }
-_OUTPUT_MODES = ("readwritemount", "upload")
+_OUTPUT_MODES = {"readwritemount": "mount", "upload": "mount", "direct": "direct"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _OWN = "AMLOCAL_"
-_SHOWN_SERVICES = frozenset({"tracking", "studio"})
+# The output that stands for everything else that a job leaves: ./outputs, ./logs and its log.
+ARTIFACTS = "default"
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input: a literal has a `value`, everything else a `uri` and a `mode` (mount, download, direct)."""
+    """One input: a literal has a `value`, everything else a `uri` and a `mode`.
+
+    Modes: mount (what is stored itself), download (a copy), direct (the address alone), evaluate (a copy of
+    what an MLTable names).
+    """
 
     kind: str
     value: str = ""
@@ -45,10 +54,22 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """One named output; `body` is what the client sent of it."""
+    """One named output; `body` is what the client sent of it.
+
+    `mode` is mount (a folder or file to write) or direct (the address alone). `asset` is the name under which
+    the output is registered when the job has completed, `version` that asset's wanted version.
+    """
 
     kind: str
     body: Mapping[str, Any]
+    mode: str = "mount"
+    asset: str | None = None
+    version: str | None = None
+
+    @property
+    def registry(self) -> str:
+        """The kind of asset that the output can become: data or models."""
+        return "models" if self.kind in _MODELS else "data"
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,7 @@ class CommandJob:
     outputs: Mapping[str, OutputSpec]
     variables: Mapping[str, str]
     timeout: float | None
+    distribution: Distribution
 
 
 def read(properties: Mapping[str, Any]) -> CommandJob:
@@ -73,14 +95,18 @@ def read(properties: Mapping[str, Any]) -> CommandJob:
         raise user_error(
             f"command is longer than {MOST_COMMAND} characters or has a NUL in it.", target="command"
         )
-    _refuse(properties)
+    job_services.asked(properties)
     environment = fields.text(properties, "environmentId", "environmentId")
     if environment is None:
         raise user_error(
             "environment is missing; azureml:host:1 is the interpreter of this installation.",
             target="environmentId",
         )
-    inputs = {name: _input(name, body) for name, body in _named(properties, "inputs").items()}
+    inputs = {
+        name: _input(name, body)
+        for name, body in _named(properties, "inputs").items()
+        if not _is_absent(body)
+    }
     outputs = {name: _output(name, body) for name, body in _named(properties, "outputs").items()}
     command_line.check(command, inputs, outputs)
     limits = fields.mapping(properties, "limits", "limits")
@@ -95,25 +121,8 @@ def read(properties: Mapping[str, Any]) -> CommandJob:
         outputs=outputs,
         variables=_variables(properties),
         timeout=timeout,
+        distribution=distribution.read(properties),
     )
-
-
-def _refuse(properties: Mapping[str, Any]) -> None:
-    """What would have to be done and is not must not be passed over."""
-    distribution = fields.mapping(properties, "distribution", "distribution")
-    if distribution:
-        kind = shown(distribution.get("distributionType"))
-        raise not_there_yet(f"The distribution {kind} of a command job")
-    resources = fields.mapping(properties, "resources", "resources")
-    count = fields.whole(
-        resources, "instanceCount", "resources.instance_count", "resources.instanceCount", maximum=1000
-    )
-    if (count or 1) > 1:
-        raise not_there_yet(f"A command job on {count} instances (resources.instance_count)")
-    for name, service in fields.mapping(properties, "services", "services").items():
-        given = service.get("jobServiceType") if isinstance(service, dict) else None
-        if str(given or name).lower() not in _SHOWN_SERVICES:
-            raise not_there_yet(f"The interactive service {shown(name)} of a command job")
 
 
 def _named(properties: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
@@ -133,9 +142,14 @@ def _named(properties: Mapping[str, Any], key: str) -> dict[str, Mapping[str, An
     return found
 
 
+def _is_absent(body: Mapping[str, Any]) -> bool:
+    """An input without value, as clients send an optional one that is not given."""
+    return str(body.get("jobInputType", _LITERAL)).lower() == _LITERAL and body.get("value") is None
+
+
 def _input(name: str, body: Mapping[str, Any]) -> InputSpec:
     place = f"inputs.{name}"
-    kind = _kind(body, "jobInputType", place, (_LITERAL, *_INPUT_TYPES))
+    kind = _kind(body, "jobInputType", place, (_LITERAL, *_TYPES))
     if kind == _LITERAL:
         value = body.get("value")
         if isinstance(value, bool | int | float):
@@ -148,34 +162,66 @@ def _input(name: str, body: Mapping[str, Any]) -> InputSpec:
     uri = fields.text(body, "uri", f"{place}.uri", limit=4096)
     if uri is None:
         raise user_error(f"{place} has no path.", target=f"{place}.uri")
-    if uri.lower().startswith(("https://", "http://", "wasbs://", "abfss://")):
-        raise not_there_yet(f"The input {name!r} from {uri.partition(':')[0]}://")
     given = fields.text(body, "mode", f"{place}.mode") or "ReadOnlyMount"
     mode = _INPUT_MODES.get(given.lower().replace("_", ""))
     if mode is None:
-        raise not_there_yet(f"The mode {shown(given)} of the input {name!r}")
+        raise user_error(
+            f"{place} has the mode {shown(given)}; it must be one of ro_mount, rw_mount, download, direct, "
+            "eval_mount, eval_download.",
+            target=f"{place}.mode",
+        )
     return InputSpec(kind, uri=uri, mode=mode)
 
 
 def _output(name: str, body: Mapping[str, Any]) -> OutputSpec:
     place = f"outputs.{name}"
-    kind = _kind(body, "jobOutputType", place, _OUTPUT_TYPES)
-    if name == "default":
-        raise not_there_yet("A place of one's own for the default artifacts (the output 'default')")
-    if body.get("assetName") or body.get("assetVersion"):
-        raise not_there_yet(f"Registering the output {name!r} as an asset (its name and version)")
+    kind = _kind(body, "jobOutputType", place, _TYPES)
+    asset, version = _asset(body, place)
+    if name == ARTIFACTS and (kind != "uri_folder" or asset):
+        raise user_error(
+            f"{place} is the place of the job's artifacts: its type is uri_folder and it has no name.",
+            target=place,
+        )
     given = fields.text(body, "mode", f"{place}.mode") or "ReadWriteMount"
-    if given.lower().replace("_", "") not in _OUTPUT_MODES:
-        raise not_there_yet(f"The mode {shown(given)} of the output {name!r}")
+    mode = _OUTPUT_MODES.get(given.lower().replace("_", ""))
+    if mode is None:
+        raise user_error(
+            f"{place} has the mode {shown(given)}; it must be one of rw_mount, upload, direct.",
+            target=f"{place}.mode",
+        )
     fields.text(body, "uri", f"{place}.uri", limit=4096)
-    return OutputSpec(kind, body)
+    return OutputSpec(kind, body, mode, asset, version)
+
+
+def _asset(body: Mapping[str, Any], place: str) -> tuple[str | None, str | None]:
+    """The name and version under which an output is to be registered."""
+    asset = fields.text(body, "assetName", f"{place}.assetName")
+    version = body.get("assetVersion")
+    if isinstance(version, int) and not isinstance(version, bool):
+        version = str(version)
+    version = fields.text({"assetVersion": version}, "assetVersion", f"{place}.assetVersion")
+    if asset is not None and not ASSET_NAME.match(asset):
+        raise user_error(
+            f"{place}: {shown(asset)} cannot be the name of an asset: use letters, digits, '-', '_' and '.', "
+            "at most 255, beginning with a letter or digit.",
+            target=f"{place}.assetName",
+        )
+    if version is not None and asset is None:
+        raise user_error(
+            f"{place} has a version and no name; give the asset's name too.", target=f"{place}.assetVersion"
+        )
+    if version is not None and not VERSION.match(version):
+        raise user_error(
+            f"{place}: {shown(version)} cannot be a version: use letters, digits, '-', '_', '.' and '+', "
+            "at most 100, beginning with a letter or digit.",
+            target=f"{place}.assetVersion",
+        )
+    return asset, version
 
 
 def _kind(body: Mapping[str, Any], key: str, place: str, known: tuple[str, ...]) -> str:
     given = fields.text(body, key, f"{place}.{key}") or ""
     kind = given.lower()
-    if kind == "triton_model":
-        raise not_there_yet(f"The type triton_model ({place})")
     if kind not in known:
         raise user_error(
             f"{place} has the type {shown(given)}; it must be one of {', '.join(known)}.",

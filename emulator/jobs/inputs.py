@@ -28,6 +28,7 @@ from amlocal.compat.azureml_uri import (
 from amlocal.emulator.arm import documents
 from amlocal.emulator.http.errors import AzureError
 from amlocal.emulator.jobs.fields import shown
+from amlocal.emulator.storage.mounts import Mounts
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.folder import ARTIFACT_CONTAINER, DataFolder
 from amlocal.emulator.store.tables import jobs, workspaces
@@ -50,21 +51,42 @@ class InputError(AzureError, ValueError):
 class Resolver:
     """Turns references of one server's workspaces into paths."""
 
-    def __init__(self, folder: DataFolder, store: Store) -> None:
+    def __init__(self, folder: DataFolder, store: Store, mounts: Mounts | None = None) -> None:
         self._folder = folder
         self._store = store
+        self._mounts = mounts
 
-    def resolve(self, workspace: Workspace, uri: str) -> Path:
-        """The path of a file or folder, which need not exist. Raises InputError saying what is wrong."""
-        return _Bound(self._folder, self._store, workspace)(uri)
+    def resolve(self, workspace: Workspace, uri: str, *, writing: bool = False) -> Path:
+        """The path of a file or folder, which need not exist. Raises InputError saying what is wrong.
+
+        `writing`: a datastore that is mounted for reading is refused with 403.
+        """
+        return _Bound(self._folder, self._store, workspace, self._mounts, writing=writing)(uri)
+
+    def address(self, workspace: Workspace, uri: str) -> str:
+        """Where the data asset or model that `uri` names says that it lies; `uri` itself for all else.
+
+        Raises InputError.
+        """
+        return _Bound(self._folder, self._store, workspace, self._mounts).address(uri)
 
     def bound(self, workspace: Workspace) -> Callable[[str], Path]:
         """As `resolve` for many references of one data set: datastores and folders are looked up once."""
-        return _Bound(self._folder, self._store, workspace)
+        return _Bound(self._folder, self._store, workspace, self._mounts)
 
 
 class _Bound:
-    def __init__(self, folder: DataFolder, store: Store, workspace: Workspace) -> None:
+    def __init__(
+        self,
+        folder: DataFolder,
+        store: Store,
+        workspace: Workspace,
+        mounts: Mounts | None,
+        *,
+        writing: bool = False,
+    ) -> None:
+        self._mounts = mounts
+        self._writing = writing
         self._folder = folder
         self._store = store
         self._workspace = workspace
@@ -78,6 +100,15 @@ class _Bound:
                 "(the SDK does so for a local folder) and name it by azureml://datastores/.../paths/..."
             )
         return self._place(self._parse(uri), uri, follow=True)
+
+    def address(self, uri: str) -> str:
+        if not is_azureml(uri) and not uri[:15].lower().startswith("/subscriptions/"):
+            return uri
+        parsed = self._parse(uri)
+        if not isinstance(parsed, AssetUri):
+            return uri
+        self._check_workspace(parsed.workspace, uri)
+        return self._data_uri(parsed, uri)
 
     def _place(self, parsed: AnyUri, uri: str, *, follow: bool) -> Path:
         self._check_workspace(parsed.workspace, uri)
@@ -120,9 +151,23 @@ class _Bound:
         known = self._containers.get(datastore)
         if known is None:
             container = self._find_container(datastore, uri)
-            known = self._folder.container(self._workspace.account, container)
+            known = self._mounted(container, uri) or self._folder.container(
+                self._workspace.account, container
+            )
             self._containers[datastore] = known
         return known
+
+    def _mounted(self, container: str, uri: str) -> Path | None:
+        """The user's own folder behind a container, where it is mounted. Raises InputError saying why not."""
+        mount = self._mounts.find(self._workspace.account, container) if self._mounts else None
+        if mount is None or self._mounts is None:
+            return None
+        try:
+            return self._mounts.check(mount, writing=self._writing)
+        except AzureError as error:
+            raise InputError(
+                f"{shown(uri)}: {error.message}", status=error.status, code=error.code
+            ) from error
 
     def _find_container(self, datastore: str, uri: str) -> str:
         own = self._workspace

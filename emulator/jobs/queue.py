@@ -8,18 +8,21 @@ threads, at most one per job tree at a time.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from sqlalchemy import Connection
 
-from amlocal.emulator.jobs import records, tree
+from amlocal.emulator.http.errors import AzureError
+from amlocal.emulator.jobs import computes, records, slots, tree
 from amlocal.emulator.jobs.engines.base import Engine
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners.base import Runner
-from amlocal.emulator.jobs.slots import Slots
+from amlocal.emulator.jobs.slots import Slots, Turns
 from amlocal.emulator.jobs.states import JobState
 from amlocal.emulator.jobs.steps import Steps
 from amlocal.emulator.jobs.tracking import Tracking
@@ -46,12 +49,16 @@ class Scheduler:
         engine: Engine,
         runners: Mapping[str, Runner],
         tracking: Tracking,
-        slots: Slots,
+        training_slots: int,
+        command_slots: int,
         mlflow_patience: float,
     ) -> None:
         self._store = store
         self._engine = engine
-        self._slots = slots
+        self._training, self._commands = training_slots, command_slots
+        self._slots: Slots | None = None
+        # Jobs whose log says why they wait, with the reason.
+        self._reasons: dict[Key, str] = {}
         self._changed = threading.Condition()
         self._woken = False
         self._stopped = threading.Event()
@@ -60,8 +67,8 @@ class Scheduler:
         self._rest: dict[Key, float] = {}
         self._failures: dict[Key, int] = {}
         self._steps = Steps(store, folder, engine, runners, tracking, self._stopped.is_set, mlflow_patience)
-        # Checking a large data set must not keep another job from being started or ended.
-        self._preparing = ThreadPoolExecutor(2, thread_name_prefix="prepare")
+        # Checking a large data set, or pip, must not keep another job from being started or ended.
+        self._preparing = ThreadPoolExecutor(6, thread_name_prefix="prepare")
         self._acting = ThreadPoolExecutor(4, thread_name_prefix="act")
         self._threads = [
             threading.Thread(target=self._work, name="scheduler", daemon=True),
@@ -115,28 +122,59 @@ class Scheduler:
     def _pass(self) -> bool:
         """One look at everything that has not ended; whether there is any such thing."""
 
-        def read(connection: Connection) -> list[tuple[JobRecord, JobRecord]]:
+        def read(
+            connection: Connection,
+        ) -> tuple[list[tuple[JobRecord, JobRecord]], dict[Key, computes.Limits]]:
             unfinished = records.unfinished(connection)
             known = {(record.workspace_id, record.name): record for record in unfinished}
-            return [(record, _root(connection, record, known)) for record in unfinished]
+            found = [(record, _root(connection, record, known)) for record in unfinished]
+            waiting = any(tree.is_leaf(record) and record.state is JobState.QUEUED for record in unfinished)
+            places = {(record.workspace_id, record.compute) for record in unfinished if tree.is_leaf(record)}
+            return found, computes.limits(connection, places) if waiting else {}
 
-        found = self._store.read(read)
+        found, limits = self._store.read(read)
         leaves = [record for record, _ in found if tree.is_leaf(record)]
         roots = {(record.workspace_id, record.name): root for record, root in found}
-        order = {key: root.sequence for key, root in roots.items()}
-        may_start = {(leaf.workspace_id, leaf.name) for leaf in self._slots.next(leaves, order)}
+        turns = self._turns(leaves, roots, limits)
+        may_start = {(leaf.workspace_id, leaf.name) for leaf in turns.next}
+        for gone in [key for key in list(self._reasons) if key not in roots]:
+            self._reasons.pop(gone, None)
         with_leaf = {(leaf.workspace_id, roots[leaf.workspace_id, leaf.name].name) for leaf in leaves}
         for record, root in found:
             key = (record.workspace_id, root.name)
             if tree.is_leaf(record) and record.state not in tree.UNPREPARED:
                 if record.state is JobState.QUEUED:
-                    if (record.workspace_id, record.name) in may_start:
-                        self._do(key, self._acting, self._steps.start, record, root)
+                    own = (record.workspace_id, record.name)
+                    if own in may_start:
+                        start = partial(self._steps.start, devices=turns.devices.get(own, ()))
+                        self._do(key, self._acting, start, record, root)
+                    elif self._reasons.get(own) != (reason := turns.reasons.get(own)):
+                        self._do(key, self._acting, partial(self._waits, reason), record, root)
                 else:
                     self._leaf(key, record, root)
             elif record.parent is None and (tree.is_leaf(record) or key not in with_leaf):
                 self._root(key, record)
         return bool(found)
+
+    def _turns(
+        self, leaves: list[JobRecord], roots: Mapping[Key, JobRecord], limits: Mapping[Key, computes.Limits]
+    ) -> Turns:
+        if self._slots is None:
+            devices = visible_devices(len(self._engine.capacity().gpus))
+            self._slots = Slots(self._training, self._commands, devices)
+        order = {key: root.sequence for key, root in roots.items()}
+        priorities = {key: _priority(root) for key, root in roots.items()}
+        return self._slots.turns(leaves, priorities, order, limits)
+
+    def _waits(self, reason: str | None, record: JobRecord, root: JobRecord) -> bool:
+        """The job's log says once why the job waits for its own compute."""
+        key = (record.workspace_id, record.name)
+        if reason is None:
+            self._reasons.pop(key, None)
+        else:
+            self._reasons[key] = reason
+            self._steps.waits(record, root, reason)
+        return True
 
     def _root(self, key: Key, root: JobRecord) -> None:
         """A job without a leaf that has not ended."""
@@ -187,7 +225,7 @@ class Scheduler:
                     rest = 0.0
                     self._failures.pop(key, None)
             except Exception as error:
-                _LOG.exception("%s of job %s failed", step.__name__, record.name)
+                _LOG.exception("a step of job %s (%s) failed", record.name, record.state)
                 self._failed(key, record, error)
             finally:
                 with self._changed:
@@ -209,3 +247,21 @@ def _root(connection: Connection, record: JobRecord, known: Mapping[Key, JobReco
             return records.root_of(connection, record)
         record = above
     return record
+
+
+def _priority(root: JobRecord) -> int:
+    try:
+        return slots.priority(root.body)
+    except AzureError:
+        # It was stored before priorities were checked.
+        return slots.MEDIUM
+
+
+def visible_devices(gpus: int) -> tuple[str, ...]:
+    """The GPUs that jobs may have: all of the host, or those that the server itself may see."""
+    if not gpus:
+        return ()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return tuple(str(number) for number in range(gpus))
+    return tuple(one.strip() for one in given.split(",") if one.strip() and one.strip() != "-1")

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, update
 
 from amlocal.emulator.jobs.states import TERMINAL, JobState, check
+from amlocal.emulator.store.entries import Entry, having
 from amlocal.emulator.store.tables import jobs, transitions
+
+# Made once: putting a statement together takes longer than SQLite takes to answer it.
+_BY_NAME = select(jobs).where(jobs.c.workspace_id == bindparam("workspace"), jobs.c.name == bindparam("job"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +109,7 @@ def insert_job(
 
 def get(connection: Connection, workspace_id: str, name: str) -> JobRecord | None:
     """The record, or None."""
-    row = connection.execute(
-        select(jobs).where(jobs.c.workspace_id == workspace_id, jobs.c.name == name)
-    ).one_or_none()
+    row = connection.execute(_BY_NAME, {"workspace": workspace_id, "job": name}).one_or_none()
     return None if row is None else _record(row)
 
 
@@ -116,20 +118,22 @@ def list_roots(
     workspace_id: str,
     *,
     archived: bool | None = False,
-    kinds: Sequence[str] | None = None,
+    job_type: str | None = None,
+    entries: Sequence[Entry] = (),
     before: int | None = None,
     skip: int = 0,
     limit: int = 100,
 ) -> list[JobRecord]:
     """Root jobs, newest first, after the job with the sequence `before` and after `skip` jobs.
 
-    `archived` None lists both kinds.
+    `archived` None lists both kinds; `entries` name columns with maps of texts (tags, properties).
     """
     query = select(jobs).where(jobs.c.workspace_id == workspace_id, jobs.c.parent.is_(None))
     if archived is not None:
         query = query.where(jobs.c.archived == archived)
-    if kinds is not None:
-        query = query.where(jobs.c.kind.in_(kinds))
+    if job_type is not None:
+        query = query.where(func.lower(func.json_extract(jobs.c.body, "$.jobType")) == job_type.lower())
+    query = having(query, jobs, entries)
     if before is not None:
         query = query.where(jobs.c.sequence < before)
     return _records(connection, query.order_by(jobs.c.sequence.desc()).offset(skip).limit(limit))
@@ -215,13 +219,13 @@ def patch(
     connection: Connection,
     record: JobRecord,
     *,
-    tags: Mapping[str, str] | None = None,
-    properties: Mapping[str, str] | None = None,
+    tags: Mapping[str, str | None] | None = None,
+    properties: Mapping[str, str | None] | None = None,
     display_name: str | None = None,
     description: str | None = None,
     archived: bool | None = None,
 ) -> JobRecord:
-    """Merge tags and properties, replace the display name and description, archive or restore."""
+    """Merge tags and properties (None takes one away), replace display name and description, archive."""
     current = _must(connection, record.workspace_id, record.name)
     values = _merged(current, tags, properties)
     if display_name is not None:
@@ -252,13 +256,15 @@ def _must(connection: Connection, workspace_id: str, name: str) -> JobRecord:
 
 
 def _merged(
-    current: JobRecord, tags: Mapping[str, str] | None, properties: Mapping[str, str] | None
+    current: JobRecord,
+    tags: Mapping[str, str | None] | None,
+    properties: Mapping[str, str | None] | None,
 ) -> dict[str, Any]:
     values = {}
-    if tags:
-        values["tags"] = json.dumps({**current.tags, **tags})
-    if properties:
-        values["properties"] = json.dumps({**current.properties, **properties})
+    for name, old, change in (("tags", current.tags, tags), ("properties", current.properties, properties)):
+        if change:
+            merged = {**old, **change}
+            values[name] = json.dumps({key: text for key, text in merged.items() if text is not None})
     return values
 
 

@@ -14,6 +14,7 @@ from amlocal.compat import names
 from amlocal.emulator.http.errors import conflict, not_found, not_there_yet, user_error
 from amlocal.emulator.jobs import fields, records, tree
 from amlocal.emulator.jobs.engines.base import Engine
+from amlocal.emulator.jobs.environments import JobEnvironments
 from amlocal.emulator.jobs.fields import shown
 from amlocal.emulator.jobs.inputs import Resolver
 from amlocal.emulator.jobs.queue import Scheduler
@@ -21,10 +22,11 @@ from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners.automl import AutoMLRunner
 from amlocal.emulator.jobs.runners.base import Runner, Submission
 from amlocal.emulator.jobs.runners.command import CommandRunner
-from amlocal.emulator.jobs.slots import Slots
+from amlocal.emulator.jobs.slots import priority
 from amlocal.emulator.jobs.tracking import MlflowRuns, Tracking
 from amlocal.emulator.settings import Settings
 from amlocal.emulator.store.database import Store
+from amlocal.emulator.store.entries import Entry
 from amlocal.emulator.store.folder import DataFolder
 from amlocal.emulator.store.tables import jobs
 from amlocal.emulator.store.workspace import Workspace
@@ -61,6 +63,7 @@ class JobService:
         """`mlflow_patience`: seconds that a job waits for MLflow before it starts, and before it ends."""
         self._store = store
         self._tracking = Tracking(store, folder, mlflow)
+        self._environments = JobEnvironments(store=store, folder=folder, settings=settings, python=python)
         self._runners: dict[str, Runner] = {
             "automl": AutoMLRunner(
                 store=store,
@@ -78,7 +81,8 @@ class JobService:
                 settings=settings,
                 resolver=resolver,
                 issue_job_token=issue_job_token,
-                python=python,
+                environments=self._environments,
+                gpus=len(engine.capacity().gpus),
             ),
         }
         self._scheduler = Scheduler(
@@ -87,12 +91,14 @@ class JobService:
             engine=engine,
             runners=self._runners,
             tracking=self._tracking,
-            slots=Slots(training_slots, command_slots),
+            training_slots=training_slots,
+            command_slots=command_slots,
             mlflow_patience=mlflow_patience,
         )
 
     def start(self) -> None:
         """Go on with everything that has not ended, and begin to take new work."""
+        self._environments.start()
         self._tracking.start()
         self._scheduler.start()
 
@@ -120,6 +126,7 @@ class JobService:
         if existing is not None:
             return self._again(workspace, existing, properties), False
         runner = self._runner(properties)
+        priority(properties)
         checked = runner.check(workspace, name, properties)
 
         def write(connection: Connection) -> JobRecord | None:
@@ -147,14 +154,15 @@ class JobService:
         workspace: Workspace,
         *,
         archived: bool | None = False,
-        before: int | None = None,
+        job_type: str | None = None,
+        entries: Sequence[Entry] = (),
         skip: int = 0,
         limit: int = 100,
     ) -> list[JobRecord]:
-        """Root jobs, newest first, after the job with the sequence `before` and after `skip` jobs."""
+        """Root jobs with all `entries`, newest first, after `skip` of them."""
         return self._store.read(
             lambda c: records.list_roots(
-                c, workspace.id, archived=archived, before=before, skip=skip, limit=limit
+                c, workspace.id, archived=archived, job_type=job_type, entries=entries, skip=skip, limit=limit
             )
         )
 
@@ -182,14 +190,15 @@ class JobService:
         workspace: Workspace,
         name: str,
         *,
-        tags: Mapping[str, str] | None = None,
-        properties: Mapping[str, str] | None = None,
+        tags: Mapping[str, str | None] | None = None,
+        properties: Mapping[str, str | None] | None = None,
         display_name: str | None = None,
         description: str | None = None,
         archived: bool | None = None,
     ) -> JobRecord:
         """Merge tags and properties, set display name and description, archive or restore.
 
+        A tag or property that is None is taken away (from the job; MLflow's run keeps what it was told).
         Raises AzureError: 404, 400 for a value that is not a text.
         """
         record = self.get(workspace, name)
@@ -199,7 +208,10 @@ class JobService:
             "displayName": display_name,
             "description": description,
         }
-        checked = {key: fields.texts(change, key) for key in ("tags", "properties")}
+        checked: dict[str, dict[str, str | None]] = {
+            key: {**dict.fromkeys(given), **fields.texts(change, key)}
+            for key, given in (("tags", tags or {}), ("properties", properties or {}))
+        }
         label = fields.text(change, "displayName", "displayName", limit=255)
         if description is not None and not isinstance(description, str):
             raise user_error(f"description must be a text, not {shown(description)}.", target="description")
@@ -231,7 +243,9 @@ class JobService:
             time.sleep(0.01)
 
     def _find(self, workspace: Workspace, name: str) -> JobRecord | None:
-        return self._store.read(lambda c: records.get(c, workspace.id, name))
+        return self._store.remembered(
+            ("job", workspace.id, name), lambda c: records.get(c, workspace.id, name)
+        )
 
     def _again(self, workspace: Workspace, existing: JobRecord, properties: Mapping[str, Any]) -> JobRecord:
         """The same name was sent again."""

@@ -7,15 +7,18 @@ while.
 from __future__ import annotations
 
 import logging
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy import Connection
 
+from amlocal.emulator import crash_points
+from amlocal.emulator.http.disk import MESSAGE as DISK_FULL
 from amlocal.emulator.http.errors import AzureError
-from amlocal.emulator.jobs import records, tree
+from amlocal.emulator.jobs import command_files, records, tree
 from amlocal.emulator.jobs.engines.base import Engine, EngineError, EngineState
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners.base import Abandoned, ErrorCode, JobFailure, Runner
@@ -26,6 +29,8 @@ from amlocal.emulator.store.folder import DataFolder
 from amlocal.emulator.store.workspace import Workspace, by_id
 
 _LOG = logging.getLogger(__name__)
+# Bytes; with less left a command has probably failed for that.
+_FULL = 1 << 20
 
 
 class Steps:
@@ -66,6 +71,7 @@ class Steps:
         current = self._store.write(lambda c: _begin_preparing(c, root))
         if current.state is not JobState.PREPARING:
             return True
+        crash_points.reach("job.preparing")
         self._mark(current)
         runner = self._runners[root.kind]
         try:
@@ -77,19 +83,28 @@ class Steps:
         except AzureError as error:
             return self._fail(root, "UserError", error.message)
         except OSError as error:
+            self._clear(root)
             return self._fail(root, "SystemError", f"The job could not be prepared: {error}.")
+        crash_points.reach("job.prepared")
         self._store.write(lambda c: tree.grow(c, root, runs))
+        crash_points.reach("job.queued")
         self._mark(root)
         return True
 
-    def start(self, record: JobRecord, root: JobRecord) -> bool:
-        """Queued with a free slot, or Starting without a process: start the next attempt."""
-        leaf = self._store.write(lambda c: tree.start(c, record))
+    def start(self, record: JobRecord, root: JobRecord, devices: Sequence[str] = ()) -> bool:
+        """Queued with a free slot, or Starting without a process: start the next attempt.
+
+        `devices` are the GPUs that it gets; those of a leaf that is Starting already stay as they are.
+        """
+        leaf = self._store.write(lambda c: tree.start(c, record, devices))
         if leaf is None:
             return True
+        crash_points.reach("job.starting")
         self._tracking.flush(root.workspace_id, root.name, self._mlflow_patience)
+        crash_points.reach("job.tracked")
         runner, workspace, root = self._runners[root.kind], self._workspace(root), self._fresh(root)
-        left = self._time_left(runner, root)
+        # The limit of a command counts from Running, and it is started once: its shim measures.
+        left = runner.timeout(root) if leaf.kind == "command" else self._time_left(runner, root)
         if left is not None and left <= 0:
             return self._timed_out(runner, workspace, leaf, root)
         try:
@@ -100,12 +115,19 @@ class Steps:
             return self._fail(leaf, "SystemError", f"The files of {leaf.name} cannot be written: {error}.")
         if self._fresh(leaf).state is not JobState.STARTING:
             return True
+        crash_points.reach("job.ordered")
         try:
             self._engine.submit(replace(job, timeout=left))
         except EngineError as error:
             if self._state(leaf).name == "not_started":
                 return self._fail(leaf, "SystemError", f"{leaf.name} could not be started: {error}.")
+        crash_points.reach("job.spawned")
         return self._running(leaf)
+
+    def waits(self, record: JobRecord, root: JobRecord, reason: str) -> None:
+        """Queued, and not for want of a slot of this host."""
+        if self._fresh(record).state is JobState.QUEUED:
+            self._note(record, root, f"waits: {reason}")
 
     def watch(self, record: JobRecord, root: JobRecord) -> bool:
         """Starting or Running, and the engine has something to say."""
@@ -125,7 +147,9 @@ class Steps:
     def finalized(self, record: JobRecord, root: JobRecord) -> bool:
         """Finalizing: metrics and tags go to MLflow before clients see the end."""
         self._tracking.flush(root.workspace_id, root.name, self._mlflow_patience)
+        crash_points.reach("job.flushed")
         self._store.write(lambda c: tree.complete(c, root))
+        crash_points.reach("job.completed")
         self._mark(root)
         return True
 
@@ -133,10 +157,12 @@ class Steps:
         """CancelRequested: end the process, if there is one, then the job."""
         state = self._state(record) if record.attempt else EngineState("not_started")
         if state.name in ("running", "lost"):
+            crash_points.reach("job.stopping")
             self._engine.cancel(self._folder.job(record.workspace_id, record.name), record.attempt)
             self._told.add((record.workspace_id, record.name, record.attempt))
             if state.name == "running":
                 return True
+        crash_points.reach("job.stopped")
         if record.attempt:
             self._note(record, root, "canceled on request")
         return self.canceled(record, root)
@@ -144,6 +170,7 @@ class Steps:
     def canceled(self, record: JobRecord, root: JobRecord) -> bool:
         """CancelRequested and nothing runs any more."""
         self._store.write(lambda c: tree.cancel(c, root, "nothing of the job is running"))
+        crash_points.reach("job.canceled")
         self._mark(root)
         return True
 
@@ -156,14 +183,20 @@ class Steps:
         report = state.report
         if report is not None and report.timed_out:
             return self._timed_out(runner, workspace, leaf, root)
+        if state.name == "lost":
+            # Nobody watches it any more, so what is left of it would go on beside a job that has ended.
+            self._engine.cancel(self._folder.job(leaf.workspace_id, leaf.name), leaf.attempt)
         how = "ended without a trace" if report is None else report.describe()
         if report is not None and report.succeeded:
+            crash_points.reach("job.ended")
             family = self._store.read(lambda c: records.tree(c, root.workspace_id, root.name))
             try:
                 outcome = runner.outcome(family, leaf)
             except JobFailure as failure:
                 return self._fail(leaf, failure.code, failure.message)
+            crash_points.reach("job.collected")
             self._store.write(lambda c: tree.finalize(c, leaf, outcome))
+            crash_points.reach("job.finalizing")
             self._mark(root)
             return True
         # Stopped, but not by us: somebody ended the shim, or the machine was shut down.
@@ -185,6 +218,9 @@ class Steps:
         answer = None if report is None else report.returncode
         own = answer == 1 or (answer is not None and leaf.kind == "command")
         code: ErrorCode = "UserError" if own else "SystemError"
+        if shutil.disk_usage(self._folder.root).free < _FULL:
+            text += f"\n{DISK_FULL}"
+        self._clear(leaf)
         return self._fail(leaf, code, text)
 
     def _timed_out(self, runner: Runner, workspace: Workspace, leaf: JobRecord, root: JobRecord) -> bool:
@@ -194,7 +230,7 @@ class Steps:
             f"The job was stopped because its time limit of {told} was up. "
             "Give it more: limits.timeout of a command job, set_limits(timeout_minutes=...) of an AutoML job."
         )
-        runner.note(workspace, leaf, text)
+        self._note(leaf, root, text)
         self._store.write(lambda c: tree.cancel(c, root, "time limit", message=text))
         self._mark(root)
         return True
@@ -212,16 +248,32 @@ class Steps:
                 records.transition(connection, current, JobState.RUNNING, why=f"attempt {leaf.attempt}")
 
         self._store.write(write)
+        crash_points.reach("job.running")
         return True
 
     def _fail(self, record: JobRecord, code: ErrorCode, message: str) -> bool:
         _LOG.info("job %s failed: %s", record.name, message)
+        crash_points.reach("job.failing")
         self._store.write(lambda c: tree.fail(c, record, code, message))
+        crash_points.reach("job.failed")
         self._mark(self._store.read(lambda c: records.root_of(c, record)))
         return True
 
+    def _clear(self, leaf: JobRecord) -> None:
+        """What a command job needs no more; on a full disk also the room in which its end can be stored."""
+        if leaf.kind != "command":
+            return
+        artifacts = self._folder.artifacts(self._workspace(leaf).account, leaf.name)
+        try:
+            command_files.collect(self._folder.job(leaf.workspace_id, leaf.name), artifacts)
+        except OSError as error:
+            _LOG.warning("job %s: %s", leaf.name, error)
+
     def _note(self, leaf: JobRecord, root: JobRecord, line: str) -> None:
-        self._runners[root.kind].note(self._workspace(leaf), leaf, line)
+        try:
+            self._runners[root.kind].note(self._workspace(leaf), leaf, line)
+        except OSError as error:  # a full disk must not keep a job from ending
+            _LOG.warning("the log of %s lacks a line: %s: %s", leaf.name, error, line)
 
     def _mark(self, root: JobRecord) -> None:
         self._tracking.mark(root.workspace_id, root.name)

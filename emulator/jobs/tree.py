@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from amlocal.emulator.jobs import records
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners.base import NewRun, Patch
+from amlocal.emulator.jobs.slots import DEVICES
 from amlocal.emulator.jobs.states import JobState
 
 LEAVES = frozenset({"trial", "command"})
@@ -46,8 +47,8 @@ def grow(connection: Connection, root: JobRecord, runs: Sequence[NewRun]) -> boo
     return True
 
 
-def start(connection: Connection, leaf: JobRecord) -> JobRecord | None:
-    """A slot is free: the leaf's next attempt begins. None if the leaf is no longer waiting."""
+def start(connection: Connection, leaf: JobRecord, devices: Sequence[str] = ()) -> JobRecord | None:
+    """A slot is free: the leaf's next attempt begins, with these GPUs. None if the leaf no longer waits."""
     current = _current(connection, leaf)
     if current.state is JobState.STARTING:
         return current
@@ -55,7 +56,12 @@ def start(connection: Connection, leaf: JobRecord) -> JobRecord | None:
         return None
     attempt = current.attempt + 1
     started = records.transition(
-        connection, current, JobState.STARTING, why=f"attempt {attempt}", attempt=attempt
+        connection,
+        current,
+        JobState.STARTING,
+        why=f"attempt {attempt}",
+        attempt=attempt,
+        properties={DEVICES: ",".join(devices)} if devices or DEVICES in current.properties else None,
     )
     for above in _above(connection, started):
         if above.state in _WAITING:

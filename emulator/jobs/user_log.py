@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from amlocal.emulator.store.folder import write_atomic
+from amlocal.emulator.store.folder import fsync_folder
 
 USER_LOG = Path("user_logs") / "std_log.txt"
 _TAIL_BYTES = 32 * 1024
@@ -18,7 +18,13 @@ _TAIL_CHARACTERS = 4000
 
 def start(path: Path, lines: list[str]) -> None:
     """Begin a log with the server's lines; what a crashed earlier try wrote is replaced."""
-    write_atomic(path, "".join(f"amlocal: {line}\n" for line in lines).encode())
+    # Not by way of a temporary file: a killed server would leave one among the artifacts that clients list.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write("".join(f"amlocal: {line}\n" for line in lines).encode())
+        file.flush()
+        os.fsync(file.fileno())
+    fsync_folder(path.parent)
 
 
 def append(path: Path, line: str) -> None:

@@ -1,6 +1,7 @@
 """The blob store: every blob is a plain file that jobs may read and write directly.
 
-A blob lies at ROOT/account/container/name. What a file cannot hold lies in sidecars (see `sidecar.py`).
+A blob lies at ROOT/account/container/name, or in a folder that the user mounted (see `mounts.py`). What a
+file cannot hold lies in sidecars (see `sidecar.py`).
 Writes are received into the temporary folder, made durable and renamed, so a reader sees the old blob or the
 new one, and a killed server leaves no part of one. The three roots are on one file system.
 """
@@ -15,12 +16,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from amlocal.emulator import crash_points
 from amlocal.emulator.http.errors import AzureError, conflict, not_found
 from amlocal.emulator.storage.blocks import BlockKind, UncommittedBlocks, check_block_id
 from amlocal.emulator.storage.conditions import Conditions, already_exists
-from amlocal.emulator.storage.files import Identity, folder, open_regular, prune, status_of
+from amlocal.emulator.storage.files import Identity, folder, open_regular, status_of
 from amlocal.emulator.storage.listing import decode_marker, encode_marker, entries
+from amlocal.emulator.storage.mounts import Mounts, check_not_reserved
 from amlocal.emulator.storage.names import BlobRef, check_account, check_container, shown
+from amlocal.emulator.storage.places import Place, Places, at_hand, is_arriving, link_new
 from amlocal.emulator.storage.properties import BlobPage, BlobProperties, OpenBlob
 from amlocal.emulator.storage.sidecar import Block, Sidecar, Sidecars
 from amlocal.emulator.storage.staging import Source, staged
@@ -32,12 +36,16 @@ _NO_CONDITIONS = Conditions()
 
 
 class BlobStore:
-    """Blobs below `blob_root`, sidecars below `meta_root`, unfinished uploads below `tmp`."""
+    """Blobs below `blob_root` or in `mounts`, sidecars below `meta_root`, unfinished uploads below `tmp`.
 
-    def __init__(self, blob_root: Path, meta_root: Path, tmp: Path) -> None:
+    Writing to a folder that is mounted for reading is AzureError 403, in every method that writes.
+    """
+
+    def __init__(self, blob_root: Path, meta_root: Path, tmp: Path, mounts: Mounts | None = None) -> None:
         for path in (blob_root, meta_root, tmp):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root = blob_root
+        self._places = Places(blob_root, mounts)
         self._uploads = tmp / "uploads"
         self._uploads.mkdir(mode=0o700, exist_ok=True)
         self._blocks = UncommittedBlocks(tmp / "blocks")
@@ -53,6 +61,7 @@ class BlobStore:
 
     def create_container(self, account: str, container: str, *, exist_ok: bool = False) -> None:
         """AzureError 409 ContainerAlreadyExists where it exists, unless `exist_ok`."""
+        check_not_reserved(container)
         if self._container_status(account, container) is not None and not exist_ok:
             raise conflict(f"The container {container} exists already.", code="ContainerAlreadyExists")
         with folder(self._root, (account, container), create=True):
@@ -67,14 +76,17 @@ class BlobStore:
 
     def properties(self, ref: BlobRef) -> BlobProperties:
         """AzureError 404 BlobNotFound, ContainerNotFound."""
-        with self.open(ref) as blob:
-            return blob.properties
+        identity = self._identity(ref, self._place(ref))
+        if identity is None:
+            raise self._missing(ref)
+        return BlobProperties(ref, identity, self._sidecars.read(ref, identity))
 
     def open(self, ref: BlobRef) -> OpenBlob:
         """The blob for reading, at its beginning. AzureError 404 BlobNotFound, ContainerNotFound."""
+        place = self._place(ref)
         with self._blob_lock(ref):
             try:
-                with folder(self._root, ref.folders) as parent:
+                with place.opened() as parent, place.refusals():
                     file = open_regular(ref.leaf, parent)
             except (FileNotFoundError, NotADirectoryError) as error:
                 raise self._missing(ref) from error
@@ -97,11 +109,13 @@ class BlobStore:
 
         Errors as `staged`, 409 BlobAlreadyExists or PathConflict, 412 ConditionNotMet.
         """
+        place = self._place(ref, writing=True)
         with staged(
             self._uploads, source, content_md5=content_md5, expected_size=expected_size, max_size=max_size
         ) as part:
+            crash_points.reach("blob.staged")
             sidecar = Sidecar(headers or {}, metadata or {}, part.md5)
-            properties = self._commit(ref, part.path, sidecar, conditions)
+            properties = self._commit(ref, place, part.path, sidecar, conditions)
         with self._block_lock(ref):
             self._blocks.drop(ref)
         return properties
@@ -118,9 +132,11 @@ class BlobStore:
     ) -> str:
         """Keeps a block for `put_block_list`; its MD5 as base64. Errors as `staged`, 400 for a bad id."""
         check_block_id(block_id)
+        self._place(ref, writing=True)
         with staged(
             self._uploads, source, content_md5=content_md5, expected_size=expected_size, max_size=max_size
         ) as part:
+            crash_points.reach("block.staged")
             with self._block_lock(ref):
                 self._blocks.add(ref, block_id, part.path)
             return part.md5
@@ -140,6 +156,7 @@ class BlobStore:
         Repeating the call is harmless: `Latest` also finds the blocks of the present blob. AzureError 400
         InvalidBlockList, and the errors of `put`.
         """
+        place = self._place(ref, writing=True)
         with self._block_lock(ref):
             try:
                 present: OpenBlob | None = self.open(ref)
@@ -149,12 +166,13 @@ class BlobStore:
                 committed = self._sidecars.read_blocks(ref, present.properties.identity) if present else []
                 file = present.file if present else None
                 part, made = self._blocks.assemble(ref, blocks, committed, file, self._uploads)
+                crash_points.reach("blocks.assembled")
             finally:
                 if present:
                     present.file.close()
             try:
                 sidecar = Sidecar(headers or {}, metadata or {}, md5)
-                properties = self._commit(ref, part, sidecar, conditions, blocks=made)
+                properties = self._commit(ref, place, part, sidecar, conditions, blocks=made)
             finally:
                 part.unlink(missing_ok=True)
             self._blocks.drop(ref)
@@ -164,8 +182,9 @@ class BlobStore:
         self, ref: BlobRef, metadata: Mapping[str, str], *, conditions: Conditions = _NO_CONDITIONS
     ) -> BlobProperties:
         """Replaces the blob's metadata. AzureError 404, 409, 412."""
+        place = self._place(ref, writing=True)
         with self._blob_lock(ref):
-            identity = self._identity(ref)
+            identity = self._identity(ref, place)
             if identity is None:
                 raise self._missing(ref)
             conditions.check_write(ref, identity)
@@ -175,19 +194,22 @@ class BlobStore:
 
     def delete(self, ref: BlobRef, *, conditions: Conditions = _NO_CONDITIONS) -> None:
         """Removes the blob, and the folders that it alone kept. AzureError 404, 412."""
+        place = self._place(ref, writing=True)
         with self._blob_lock(ref):
-            identity = self._identity(ref)
+            identity = self._identity(ref, place)
             if identity is None:
                 raise self._missing(ref)
             conditions.check_write(ref, identity)
             try:
-                with folder(self._root, ref.folders) as parent:
+                with place.opened() as parent, place.refusals():
                     os.unlink(ref.leaf, dir_fd=parent)
                     os.fsync(parent)
+                crash_points.reach("blob.deleted")
             except FileNotFoundError as error:
                 raise self._missing(ref) from error
             self._sidecars.remove(ref)
-        prune(self._root, ref.folders, keep=2)
+        if not place.mounted:
+            place.prune()
 
     def list(
         self,
@@ -205,8 +227,11 @@ class BlobStore:
         """
         self.container_identity(account, container)
         start = decode_marker(marker)
+        place = self._container_place(account, container)
         items: list[BlobProperties | str] = []
-        for entry in entries(self._root / account / container, prefix, delimiter, start):
+        for entry in entries(place.root.joinpath(*place.parts), prefix, delimiter, start):
+            if place.mounted and is_arriving(entry.name):
+                continue
             if len(items) >= max_results:
                 return BlobPage(items, encode_marker(entry.name))
             if entry.is_prefix:
@@ -222,6 +247,7 @@ class BlobStore:
     def _commit(
         self,
         ref: BlobRef,
+        place: Place,
         part: Path,
         sidecar: Sidecar,
         conditions: Conditions,
@@ -229,16 +255,19 @@ class BlobStore:
         blocks: Sequence[Block] | None = None,
     ) -> BlobProperties:
         done = False
+        kept = replace(place, keep=max(place.keep, place.depth())) if place.mounted else place
         try:
             for _ in range(100):
                 try:
-                    with self._blob_lock(ref), folder(self._root, ref.folders, create=True) as parent:
-                        identity = self._rename(ref, part, parent, conditions)
+                    with self._blob_lock(ref), place.opened(create=True) as parent, place.refusals():
+                        identity = self._rename(ref, place, part, parent, conditions)
+                        crash_points.reach("blob.renamed")
                         self._sidecars.write(ref, identity, sidecar, durable=bool(sidecar.metadata))
                         if blocks is None:
                             self._sidecars.remove_blocks(ref)
                         else:
                             self._sidecars.write_blocks(ref, identity, blocks)
+                        crash_points.reach("blob.described")
                         done = True
                         return BlobProperties(ref, identity, sidecar)
                 except FileNotFoundError:
@@ -252,30 +281,33 @@ class BlobStore:
             )
         finally:
             if not done:
-                prune(self._root, ref.folders, keep=2)
+                kept.prune()
 
-    def _rename(self, ref: BlobRef, part: Path, parent: int, conditions: Conditions) -> Identity:
+    def _rename(
+        self, ref: BlobRef, place: Place, part: Path, parent: int, conditions: Conditions
+    ) -> Identity:
         status = status_of(ref.leaf, parent)
         if status is not None and stat.S_ISDIR(status.st_mode):
             raise _path_conflict(ref, "there are blobs below it, or a folder of that name")
         present = None if status is None or not stat.S_ISREG(status.st_mode) else Identity.of(status)
         conditions.check_write(ref, present)
-        identity = Identity.of(part.stat())
-        try:
-            if conditions.must_be_new:
-                os.link(part, ref.leaf, dst_dir_fd=parent, follow_symlinks=False)
-            else:
-                os.rename(part, ref.leaf, dst_dir_fd=parent)
-        except FileExistsError as error:
-            raise already_exists(ref) from error
-        except IsADirectoryError as error:
-            raise _path_conflict(ref, "there are blobs below it, or a folder of that name") from error
+        with at_hand(part, place, parent) as (name, source):
+            identity = Identity.of(os.stat(name, dir_fd=source, follow_symlinks=False))
+            try:
+                if conditions.must_be_new:
+                    link_new(name, source, ref.leaf, parent)
+                else:
+                    os.rename(name, ref.leaf, src_dir_fd=source, dst_dir_fd=parent)
+            except FileExistsError as error:
+                raise already_exists(ref) from error
+            except IsADirectoryError as error:
+                raise _path_conflict(ref, "there are blobs below it, or a folder of that name") from error
         os.fsync(parent)
         return identity
 
-    def _identity(self, ref: BlobRef) -> Identity | None:
+    def _identity(self, ref: BlobRef, place: Place) -> Identity | None:
         try:
-            with folder(self._root, ref.folders) as parent:
+            with place.opened() as parent, place.refusals():
                 status = status_of(ref.leaf, parent)
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -285,10 +317,20 @@ class BlobStore:
         check_account(account)
         check_container(container)
         try:
-            with folder(self._root, (account, container)) as here:
+            with self._places.container(account, container).opened() as here:
                 return os.fstat(here)
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def _container_place(self, account: str, container: str, *, writing: bool = False) -> Place:
+        try:
+            return self._places.container(account, container, writing=writing)
+        except FileNotFoundError as error:
+            raise not_found(f"There is no container {shown(container)}.", code="ContainerNotFound") from error
+
+    def _place(self, ref: BlobRef, *, writing: bool = False) -> Place:
+        container = self._container_place(ref.account, ref.container, writing=writing)
+        return container.below(ref.blob.split("/")[:-1])
 
     def _missing(self, ref: BlobRef) -> AzureError:
         self.container_identity(ref.account, ref.container)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from amlocal.emulator.http.errors import bad_request
-from amlocal.emulator.storage.files import CHUNK
+from amlocal.emulator.storage.files import CHUNK, sync_folder
 from amlocal.emulator.storage.names import BlobRef, shown
 from amlocal.emulator.storage.sidecar import Block
 from amlocal.emulator.storage.staging import disk_errors, write_all
@@ -51,8 +51,11 @@ class UncommittedBlocks:
     def add(self, ref: BlobRef, block_id: str, staged: Path) -> None:
         """Takes over the file `staged`; a block of the same id is replaced."""
         folder = self._folder(ref)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, exist_ok=True)
+            sync_folder(self._root)
         staged.replace(folder / self._name(block_id))
+        sync_folder(folder)
 
     def assemble(
         self,

@@ -83,7 +83,13 @@ def _enter(parent: int, name: str, *, create: bool) -> int:
 
 
 def open_regular(name: str, parent: int) -> BinaryIO:
-    """The regular file `name` in the folder, for reading. FileNotFoundError for anything else."""
+    """The regular file `name` in the folder, for reading. FileNotFoundError for anything else.
+
+    What is no regular file is not opened at all: opening can already have effects in a device.
+    """
+    status = status_of(name, parent)
+    if status is None or not stat.S_ISREG(status.st_mode):
+        raise FileNotFoundError(errno.ENOENT, "not a regular file", name)
     try:
         descriptor = os.open(name, _FILE, dir_fd=parent)
     except OSError as error:

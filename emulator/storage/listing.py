@@ -115,4 +115,6 @@ def _scan(container: Path, base: str) -> list[str]:
                     names.append(base + item.name)
     except (FileNotFoundError, NotADirectoryError):
         return []  # deleted meanwhile, or never there
+    except PermissionError:
+        return []  # in a mounted folder: not the server's to read, so no blob in it could be either
     return names

@@ -14,6 +14,7 @@ from flask.sansio.blueprints import BlueprintSetupState
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
 
+from amlocal.emulator.http.disk import disk_full, is_disk_full
 from amlocal.emulator.http.errors import AzureError, bad_request, not_found
 from amlocal.emulator.storage.blobs import MAX_RESULTS, BlobStore
 from amlocal.emulator.storage.conditions import Conditions
@@ -273,6 +274,7 @@ def create_blueprint(
     )
     blueprint.register_error_handler(AzureError, error_response)
     blueprint.register_error_handler(HTTPException, _http_error)
+    blueprint.register_error_handler(OSError, _os_error)
     blueprint.after_request(finish)
     return blueprint
 
@@ -311,6 +313,12 @@ def _unsupported(comp: str) -> AzureError:
         "UnsupportedHttpVerb",
         f"This server does not do {shown(request.method)} on blobs and containers.",
     )
+
+
+def _os_error(error: OSError) -> Response:
+    if not is_disk_full(error):
+        raise error
+    return error_response(disk_full())
 
 
 def _http_error(error: HTTPException) -> Response:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import errno
 import hashlib
 import os
 import tempfile
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from amlocal.emulator.http.disk import disk_full, is_disk_full
 from amlocal.emulator.http.errors import AzureError, bad_request
 from amlocal.emulator.storage.files import CHUNK
 from amlocal.emulator.storage.names import shown
@@ -88,12 +88,8 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise AzureError(
-                507,
-                "InsufficientStorage",
-                "The disk of the data folder is full. Free some space and try again.",
-            ) from error
+        if is_disk_full(error):
+            raise disk_full() from error
         raise
 
 

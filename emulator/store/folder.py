@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from amlocal.emulator import crash_points
+
 ARTIFACT_CONTAINER = "azureml"
 
 
@@ -58,16 +60,22 @@ def fsync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace `path` with `data`, whole or not at all, and durable when this returns."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, staging: Path | None = None) -> None:
+    """Replace `path` with `data`, whole or not at all, and durable when this returns.
+
+    `staging`: a folder of the same file system for the unfinished file, which a killed process leaves behind;
+    for files in folders whose content clients are shown. Without it that is the folder of `path`.
+    """
+    temporary = (staging or path.parent) / f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        crash_points.reach("file.staged")
         temporary.replace(path)
+        crash_points.reach("file.renamed")
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

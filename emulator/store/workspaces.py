@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, delete, insert, select, update
 
 from amlocal.compat import cloud
+from amlocal.emulator import crash_points
 from amlocal.emulator.http.errors import AzureError, bad_request
 from amlocal.emulator.store import tables
 from amlocal.emulator.store.database import Store
@@ -28,11 +30,17 @@ def key_of(subscription: str, resource_group: str, name: str) -> str:
 
 
 class Workspaces:
-    """Finds and adds workspaces. They are few and never change, so they are kept in memory too."""
+    """Finds, adds, changes and removes workspaces.
+
+    Their identities are few and never change, so they are kept in memory too; their settings are read anew.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._known: dict[str, Workspace] = {}
+        self._accounts: dict[str, Workspace] = {}
+        # Ids of removed workspaces: a look-up that began before the removal must not bring one back.
+        self._removed: set[str] = set()
         self._added: list[Callable[[Workspace], None]] = []
 
     def on_add(self, listener: Callable[[Workspace], None]) -> None:
@@ -41,12 +49,13 @@ class Workspaces:
 
     def find(self, subscription: str, resource_group: str, name: str) -> Workspace | None:
         key = key_of(subscription, resource_group, name)
-        if key not in self._known:
+        known = self._known.get(key)
+        if known is None or known.id in self._removed:
             found = self._store.read(lambda c: _select(c, _TABLE.c.key == key))
-            if not found:
+            if not found or found[0].id in self._removed:
                 return None
-            self._known[key] = found[0]
-        return self._known[key]
+            known = self._known[key] = found[0]
+        return known
 
     def get(self, subscription: str, resource_group: str, name: str) -> Workspace:
         """The workspace, or 404 with the command that adds it."""
@@ -62,15 +71,33 @@ class Workspaces:
             )
         return found
 
-    def by_account(self, account: str) -> Workspace | None:
-        found = self._store.read(lambda c: _select(c, _TABLE.c.account == account))
-        return found[0] if found else None
+    def by_account(self, account: str) -> Workspace:
+        """The workspace whose storage account that is. Raises 404."""
+        known = self._accounts.get(account)
+        if known is None or known.id in self._removed:
+            found = self._store.read(lambda c: _select(c, _TABLE.c.account == account))
+            if not found or found[0].id in self._removed:
+                raise AzureError(
+                    404, "ResourceNotFound", f"No workspace has the storage account {account[:60]!r}."
+                )
+            known = self._accounts[account] = found[0]
+        return known
 
     def all(self) -> list[Workspace]:
         return self._store.read(lambda c: _select(c, True))
 
     def add(self, subscription: str, resource_group: str, name: str) -> Workspace:
         """Make the triple answer; adding it again changes nothing. Raises 400 for a bad name."""
+        return self.create(subscription, resource_group, name, {"location": cloud.LOCATION, "tags": {}})[0]
+
+    def create(
+        self, subscription: str, resource_group: str, name: str, body: Mapping[str, Any]
+    ) -> tuple[Workspace, bool]:
+        """The workspace, and whether it is new; one that exists keeps its settings.
+
+        Raises 400 for a bad name. `body` holds `location`, `tags` and `properties` as checked by
+        `arm/workspace_settings.py`.
+        """
         for what, value, rule in (
             ("subscription", subscription, _SUBSCRIPTION),
             ("resource group", resource_group, _GROUP),
@@ -82,11 +109,11 @@ class Workspaces:
                 )
         identity = uuid.uuid4()
 
-        def insert_new(connection: Connection) -> Workspace:
+        def insert_new(connection: Connection) -> tuple[Workspace, bool]:
             key = key_of(subscription, resource_group, name)
             present = _select(connection, _TABLE.c.key == key)
             if present:
-                return present[0]
+                return present[0], False
             connection.execute(
                 insert(_TABLE).values(
                     id=str(identity),
@@ -95,16 +122,57 @@ class Workspaces:
                     name=name,
                     key=key,
                     account=f"aml{identity.hex[:12]}",
-                    body=json.dumps({"location": cloud.LOCATION, "tags": {}}),
+                    body=json.dumps(body),
                     created_at=datetime.now(UTC).isoformat(),
                 )
             )
-            return _select(connection, _TABLE.c.key == key)[0]
+            return _select(connection, _TABLE.c.key == key)[0], True
 
-        workspace = self._store.write(insert_new)
+        workspace, created = self._store.write(insert_new)
+        crash_points.reach("workspace.stored")
         for listener in self._added:
             listener(workspace)
-        return workspace
+        return workspace, created
+
+    def body(self, workspace: Workspace) -> dict[str, Any]:
+        """The settings as stored, and `createdAt`. Raises 404 when the workspace has been removed."""
+        return self._store.read(lambda c: _body(c, workspace))
+
+    def described(self) -> list[tuple[Workspace, dict[str, Any]]]:
+        """Every workspace with its settings, as `body` gives them, oldest first."""
+
+        def read(c: Connection) -> list[tuple[Workspace, dict[str, Any]]]:
+            return [(workspace, _body(c, workspace)) for workspace in _select(c, True)]
+
+        return self._store.read(read)
+
+    def change(self, workspace: Workspace, changed: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+        """Replace the settings by `changed(settings)`, in one transaction. Raises 404 as `body`."""
+
+        def write(c: Connection) -> None:
+            body = dict(changed(_body(c, workspace)))
+            body.pop("createdAt", None)
+            c.execute(update(_TABLE).where(_TABLE.c.id == workspace.id).values(body=json.dumps(body)))
+
+        self._store.write(write)
+
+    def remove(self, workspace: Workspace, check: Callable[[Connection], None]) -> None:
+        """Forget the workspace and every row of it, in one transaction; files are the caller's.
+
+        `check` raises in that transaction when the workspace cannot go. Raises 404 when it is gone already.
+        """
+
+        def write(c: Connection) -> None:
+            _body(c, workspace)
+            check(c)
+            for table in tables.metadata.tables.values():
+                if "workspace_id" in table.c:
+                    c.execute(delete(table).where(table.c.workspace_id == workspace.id))
+            c.execute(delete(_TABLE).where(_TABLE.c.id == workspace.id))
+
+        self._store.write(write)
+        self._removed.add(workspace.id)
+        self._known.pop(workspace.key, None)
 
 
 def parse_triple(text: str) -> tuple[str, str, str]:
@@ -113,6 +181,13 @@ def parse_triple(text: str) -> tuple[str, str, str]:
     if len(parts) != 3 or not all(parts):
         raise bad_request("InvalidWorkspace", f"{text!r} is not of the form SUBSCRIPTION/GROUP/NAME.")
     return parts[0], parts[1], parts[2]
+
+
+def _body(c: Connection, workspace: Workspace) -> dict[str, Any]:
+    row = c.execute(select(_TABLE.c.body, _TABLE.c.created_at).where(_TABLE.c.id == workspace.id)).first()
+    if row is None:
+        raise AzureError(404, "ResourceNotFound", f"The workspace {workspace.name} has been deleted.")
+    return {**json.loads(row.body), "createdAt": row.created_at}
 
 
 def _select(connection: Connection, condition: object) -> list[Workspace]:

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
 
+from amlocal.emulator import crash_points
+
 T = TypeVar("T")
 _BATCH = 64
 _Item = tuple[Callable[[Connection], Any], "Future[Any]"]
+
+
+class TransactionLost(RuntimeError):
+    """None of the writes that shared a transaction is stored."""
 
 
 class Writer:
@@ -24,6 +31,8 @@ class Writer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        # How often the database may have changed; counted before a change is acknowledged.
+        self.commits = 0
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
         self._thread.start()
@@ -68,16 +77,50 @@ class Writer:
         try:
             with connection.begin():
                 for function, future in batch:
+                    if len(batch) == 1:
+                        done.append((future, function(connection)))
+                        _check_open(connection, None)
+                        continue
                     try:
-                        with connection.begin_nested():
+                        with _savepoint(connection):
                             done.append((future, function(connection)))
                     except Exception as error:  # its own caller is told; the others' writes stand
                         failed.append((future, error))
+                    _check_open(connection, failed[-1][1] if failed else None)
+                crash_points.reach("write.made")
         except BaseException as error:
+            self.commits += 1
             for _, future in batch:
                 future.set_exception(error)
             return
+        self.commits += 1
+        crash_points.reach("write.committed")
         for future, result in done:
             future.set_result(result)
         for future, failure in failed:
             future.set_exception(failure)
+
+
+@contextmanager
+def _savepoint(connection: Connection) -> Iterator[None]:
+    """What is done within stands whole or not at all.
+
+    Straight to the driver: SQLAlchemy's own nested transactions cost more than the write.
+    """
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    driver.execute("SAVEPOINT item")
+    try:
+        yield
+    except BaseException:
+        driver.execute("ROLLBACK TO item")
+        raise
+    finally:
+        driver.execute("RELEASE item")
+
+
+def _check_open(connection: Connection, reason: BaseException | None) -> None:
+    """At a full disk SQLite may take back the whole transaction, and a commit would then say nothing."""
+    driver: Any = connection.connection.driver_connection
+    if not driver.in_transaction:
+        raise TransactionLost("The database took the transaction back; nothing of it is stored.") from reason

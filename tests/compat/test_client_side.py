@@ -10,8 +10,10 @@ import stat
 import subprocess
 from pathlib import Path
 
+import jwt
 import pytest
 from cryptography import x509
+from pytest_mock import MockerFixture
 
 from amlocal.compat import certificates, cloud, environment
 from amlocal.compat.tokens import TokenError, TokenIssuer
@@ -84,6 +86,23 @@ def test_tokens_expire_by_the_clock_and_name_their_audience(tmp_path: Path) -> N
     with pytest.raises(TokenError, match="expired"):
         issuer.verify(token, ["https://a"])
     assert stat.S_IMODE((tmp_path / "key.pem").stat().st_mode) == 0o600
+
+
+def test_a_signature_is_checked_once_and_a_forged_one_every_time(
+    tmp_path: Path, mocker: MockerFixture
+) -> None:
+    issuer = TokenIssuer(tmp_path / "key.pem", "https://us")
+    token = issuer.issue("https://a")
+    decode = mocker.spy(jwt, "decode")
+    for _ in range(5):
+        issuer.verify(token, ["https://a"])
+    assert decode.call_count == 1
+    head, payload, _ = token.split(".")
+    forged = f"{head}.{payload}.{issuer.issue('https://a').rpartition('.')[2]}"
+    for _ in range(2):
+        with pytest.raises(TokenError, match="not valid"):
+            issuer.verify(forged, ["https://a"])
+    assert decode.call_count == 3
 
 
 def test_the_key_of_another_folder_opens_nothing(tmp_path: Path) -> None:

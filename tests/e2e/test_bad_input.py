@@ -154,15 +154,15 @@ def test_an_unknown_workspace(server: Any, client_environment: None, tables: Pat
 
 
 def test_what_is_not_there_yet_is_named(ml_client: Any) -> None:
-    from azure.ai.ml import MpiDistribution, command
+    from azure.ai.ml import RayDistribution, command
     from azure.core.exceptions import HttpResponseError
 
     made = command(command="echo hello", environment="azureml:host:1", compute="cpu-cluster")
-    made.distribution = MpiDistribution(process_count_per_instance=2)
+    made.distribution = RayDistribution()
     with pytest.raises(HttpResponseError) as caught:
         ml_client.jobs.create_or_update(made)
     assert caught.value.status_code == 501
-    assert "Mpi" in caught.value.message and "not there yet" in caught.value.message
+    assert "Ray" in caught.value.message and "not there yet" in caught.value.message
 
 
 def test_a_pipeline_is_not_there_yet(server: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,11 @@ def test_the_newest_azure_identity(server: Any, tmp_path: Path) -> None:
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
     python = str(venv / "bin" / "python")
+    # Other tests may have pointed this process at the server, whose authorities are not the package index's.
+    environ = {name: value for name, value in os.environ.items() if str(server.root) not in value}
     subprocess.run(
         [python, "-m", "pip", "install", "--quiet", "azure-ai-ml", "azure-identity>=1.20"],
+        env=environ,
         check=True,
         timeout=600,
     )

@@ -79,7 +79,7 @@ def test_forged_and_expired_tokens_are_refused(server: Any) -> None:
 
     from amlocal.emulator.cli.env import user_token
 
-    path = f"{server.workspace_path}/jobs"
+    path = f"{server.workspace_path}/jobs?api-version=2024-04-01"
     good = server.user_token()
     assert raw(server, path, {"Authorization": f"Bearer {good}"}) == 200
     claims = jwt.decode(good, options={"verify_signature": False})
@@ -167,7 +167,7 @@ def test_a_port_in_use_is_named(server: Any, new_server: Callable[[], Any]) -> N
         ("GET", "{ws}/jobs/unknown", 404, "ResourceNotFound"),
         ("DELETE", "/metadata/endpoints", 405, "MethodNotAllowed"),
         ("PUT", "{ws}/jobs/x", 400, "InvalidRequestContent"),
-        ("GET", "{ws}/models/a%2f..%2fb/versions/1", 404, None),
+        ("GET", "{ws}/models/a%2f..%2fb/versions/1", 405, None),
         ("GET", "{ws}/models/%2e%2e/versions/1", 400, "InvalidResourceName"),
         ("GET", "{ws}/models/a%00b/versions/1", 400, "InvalidResourceName"),
         ("GET", "{ws}/models/$(id)/versions/1", 400, "InvalidResourceName"),

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from amlocal.emulator import crash_points
 from amlocal.emulator.jobs.engines.base import (
     Capacity,
     EngineError,
@@ -61,7 +62,9 @@ class LocalEngine:
         for earlier in range(1, job.attempt):
             if not end_survivors(folder, earlier, _identity(folder, earlier), job.grace):
                 raise EngineError(f"{folder.name}: processes of attempt {earlier} cannot be ended")
-        write_atomic(folder / "shim.json", json.dumps(_order(job)).encode(), mode=0o600)
+        order = {**_order(job), "crash_at": crash_points.order_for_shim()}
+        write_atomic(folder / "shim.json", json.dumps(order).encode(), mode=0o600)
+        crash_points.reach("spawn.ordered")
         with (folder / "shim.log").open("ab") as log:
             shim = subprocess.Popen(
                 [self._python, "-I", "-S", str(SHIM), str(folder)],
@@ -72,6 +75,7 @@ class LocalEngine:
                 env={"PATH": os.defpath},
                 start_new_session=True,
             )
+        crash_points.reach("spawn.forked")
         try:
             self._await_start(job, shim)
         finally:

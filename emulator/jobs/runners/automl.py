@@ -93,12 +93,14 @@ class AutoMLRunner:
         try:
             data.raise_for_errors()
         except JobFailure:
-            data.write_report(self._folder.artifacts(workspace.account, root.name) / DATA_REPORT)
+            data.write_report(
+                self._folder.artifacts(workspace.account, root.name) / DATA_REPORT, self._folder.tmp
+            )
             raise
         for folder in (job_dir, artifacts / user_log.USER_LOG.parent):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         data.write_manifests(job_dir)
-        data.write_report(artifacts / DATA_REPORT)
+        data.write_report(artifacts / DATA_REPORT, self._folder.tmp)
         self._write_spec(workspace, job, trial, attempt=1)
         device = self._device(root)
         user_log.start(

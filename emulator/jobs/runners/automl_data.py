@@ -66,8 +66,8 @@ class Checked:
             file = TRAIN_MANIFEST if name == "training_data" else VALIDATION_MANIFEST
             mltable.write_manifest(report, job_dir / file)
 
-    def write_report(self, path: Path) -> None:
-        """data_report.json: all dropped rows of both sets, and each set's own counts."""
+    def write_report(self, path: Path, staging: Path) -> None:
+        """data_report.json: all dropped rows of both sets, each set's own counts. Prepared in `staging`."""
         document: dict[str, Any] = {
             "dropped": [
                 {
@@ -84,7 +84,8 @@ class Checked:
             **{name: report.as_dict() for name, report in self.reports.items()},
         }
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(path, (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode())
+        content = json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+        write_atomic(path, content.encode(), staging=staging)
 
     def lines(self) -> Iterator[str]:
         """Counts, dropped rows and notices for the log."""

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amlocal.emulator.arm import codes, documents, environments
-from amlocal.emulator.http.errors import user_error
-from amlocal.emulator.jobs import command_files, command_line, computes, fields, user_log
-from amlocal.emulator.jobs.command_request import CommandJob, read
+from sqlalchemy import Connection
+
+from amlocal.emulator.arm import codes, documents
+from amlocal.emulator.http.errors import AzureError, user_error
+from amlocal.emulator.jobs import (
+    command_files,
+    command_line,
+    computes,
+    distribution,
+    environments,
+    fields,
+    job_services,
+    outputs,
+    records,
+    tree,
+    user_log,
+)
+from amlocal.emulator.jobs.command_request import ARTIFACTS, CommandJob, read
 from amlocal.emulator.jobs.engines.base import EngineJob
+from amlocal.emulator.jobs.environments import JobEnvironments
 from amlocal.emulator.jobs.fields import shown
-from amlocal.emulator.jobs.inputs import Resolver
+from amlocal.emulator.jobs.inputs import Resolver, output_uri
+from amlocal.emulator.jobs.mirrors import Mirrors
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners import environment
 from amlocal.emulator.jobs.runners.base import JobFailure, NewRun, Patch, Submission
+from amlocal.emulator.jobs.states import JobState
 from amlocal.emulator.settings import Settings
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.folder import DataFolder, write_atomic
@@ -28,7 +44,10 @@ from amlocal.emulator.store.workspace import Workspace, by_id
 # The program that a command is written for, as on Azure; the whole text is one argument of it.
 SHELL = ("/bin/bash", "-c")
 PLAN = "command.json"
+# The tag that says on what a job really runs, where that is not what was asked for.
+DEVICE = "amlocal.device"
 _GRACE = 10.0
+_PYTHONS = range(9, 16)
 # The longest single argument that Linux accepts (MAX_ARG_STRLEN).
 _MOST_ARGUMENT = 128 * 1024
 
@@ -42,7 +61,7 @@ class _Places:
 
 
 class CommandRunner:
-    """See `base.Runner`. The job is its own leaf. `python` is what `python` means in a command."""
+    """See `base.Runner`. The job is its own leaf. `gpus`: how many this host has."""
 
     kind = "command"
     # A user's command may have done anything before it was killed, so it is never started twice.
@@ -56,14 +75,17 @@ class CommandRunner:
         settings: Settings,
         resolver: Resolver,
         issue_job_token: Callable[[Workspace, str], str],
-        python: str = sys.executable,
+        environments: JobEnvironments,
+        gpus: int = 0,
     ) -> None:
         self._store = store
         self._folder = folder
         self._settings = settings
         self._resolver = resolver
+        self._mirrors = Mirrors.of(settings)
         self._issue_job_token = issue_job_token
-        self._bin = Path(python).parent
+        self._environments = environments
+        self._gpus = gpus
 
     def check(self, workspace: Workspace, name: str, properties: Mapping[str, Any]) -> Submission:
         """Everything that can be checked in about a second. Raises AzureError."""
@@ -73,20 +95,32 @@ class CommandRunner:
         compute_id = fields.text(properties, "computeId", "computeId")
         compute = self._store.read(lambda c: computes.resolve(c, workspace, compute_id))
         job = read(properties)
-        resolved = environments.resolve(self._store, workspace, job.environment)
+        self._store.read(lambda c: computes.check(c, workspace, compute, job.distribution.instances))
+        if job.distribution.kind == "mpi" and self._mpirun(job) is None:
+            raise user_error(
+                f"distribution.type is mpi and this host has no {distribution.MPIRUN} on its PATH. Install "
+                "Open MPI and start amlocal again, or use pytorch.",
+                target="distribution.distributionType",
+            )
+        told = self._environments.check(workspace, job.environment)
+        if job.distribution.kind == "pytorch":
+            self._environments.check_package(
+                workspace, job.environment, "torch", "distribution.type is pytorch"
+            )
         self._code(workspace, job)
         for key, spec in job.inputs.items():
             if spec.uri:
-                command_files.input_path(self._resolver, workspace, key, spec)
+                command_files.input_source(self._resolver, self._mirrors, workspace, key, spec)
         for key, output in job.outputs.items():
             command_files.output_path(self._resolver, workspace, name, key, output)
+        outputs.check(self._store, workspace, job.outputs)
         return Submission(
             kind=self.kind,
             experiment=experiment,
             display_name=display_name,
             compute=compute,
-            tags=tags,
-            properties={**given, "azureml.runtimeEnvironment": resolved},
+            tags={**tags, **self._device(workspace, compute)},
+            properties=environments.merged(given, told),
         )
 
     def reserved(self, name: str) -> Sequence[str]:
@@ -103,16 +137,21 @@ class CommandRunner:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         command_files.make_work(self._code(workspace, job), job_dir, artifacts, abandoned)
         places = self._places(workspace, root, job, job_dir, abandoned)
-        plan = {"inputs": places.inputs, "outputs": places.outputs}
-        write_atomic(job_dir / PLAN, json.dumps(plan).encode())
+        log = artifacts / user_log.USER_LOG
+        met = self._environments.plan(workspace, job.environment, root.properties.get(environments.RESOLVED))
         user_log.start(
-            artifacts / user_log.USER_LOG,
+            log,
             [
                 f"job {root.name} on {root.compute}",
-                f"environment {root.properties.get('azureml.runtimeEnvironment', job.environment)} runs in "
-                f"this installation's Python {sys.version.split()[0]}",
+                *([root.tags[DEVICE]] if DEVICE in root.tags else []),
+                *met.lines,
+                *distribution.notes(job.distribution),
+                *job_services.notes(root.body),
             ],
         )
+        python = self._environments.prepare(met, log, abandoned)
+        plan = {"inputs": places.inputs, "outputs": places.outputs, "python": str(python)}
+        write_atomic(job_dir / PLAN, json.dumps(plan).encode())
         return []
 
     def launch(self, workspace: Workspace, root: JobRecord, leaf: JobRecord) -> EngineJob:
@@ -132,9 +171,17 @@ class CommandRunner:
                 f"With its inputs filled in the command has {len(command.encode())} bytes; "
                 f"{_MOST_ARGUMENT - 1} are possible. Hand long values over in a file."
             )
+        argv = [*SHELL, command]
+        if job.distribution.kind != "none":
+            logs = self._log(workspace, leaf).parent
+            order = distribution.order(
+                job.distribution, argv, logs, python=plan["python"], mpirun=self._mpirun(job)
+            )
+            write_atomic(job_dir / distribution.ORDER, order, mode=0o600)
+            argv = distribution.argv(job_dir)
         return EngineJob(
             job_dir=job_dir,
-            argv=[*SHELL, command],
+            argv=argv,
             env=self._environment(workspace, root, leaf, job, plan),
             cwd=work,
             stdout=self._log(workspace, leaf),
@@ -155,7 +202,30 @@ class CommandRunner:
         workspace = self._store.read(lambda c: by_id(c, leaf.workspace_id))
         artifacts = self._folder.artifacts(workspace.account, leaf.name)
         command_files.collect(self._folder.job(workspace.id, leaf.name), artifacts)
+        job = read(leaf.body)
+        try:
+            places = {
+                name: command_files.output_path(self._resolver, workspace, leaf.name, name, output)
+                for name, output in job.outputs.items()
+            }
+        except AzureError as error:
+            raise JobFailure(error.message) from error
+        if ARTIFACTS in places and job.outputs[ARTIFACTS].body.get("uri"):
+            command_files.copy(artifacts, places[ARTIFACTS], lambda: False)
+        found = outputs.contents(places, job.outputs)
+        if found:
+            self._store.write(lambda c: _end_with_assets(c, workspace, leaf, job, found))
         return {}
+
+    def _device(self, workspace: Workspace, compute: str) -> dict[str, str]:
+        """What a user should know who asked for a GPU on a host without one."""
+        limit = self._store.read(lambda c: computes.limits(c, [(workspace.id, compute)]))
+        if not limit[workspace.id, compute].gpu or self._gpus:
+            return {}
+        return {DEVICE: f"CPU: this host has no GPU, so {compute} runs on its processors"}
+
+    def _mpirun(self, job: CommandJob) -> str | None:
+        return distribution.find_mpirun(job.variables.get("PATH") or os.environ.get("PATH") or os.defpath)
 
     def _log(self, workspace: Workspace, leaf: JobRecord) -> Path:
         return self._folder.artifacts(workspace.account, leaf.name) / user_log.USER_LOG
@@ -196,24 +266,27 @@ class CommandRunner:
             if not spec.uri:
                 inputs[name] = spec.value
                 continue
-            path = command_files.input_path(self._resolver, workspace, name, spec)
+            source = command_files.input_source(self._resolver, self._mirrors, workspace, name, spec)
+            target = job_dir / command_files.INPUTS / name
             if spec.mode == "direct":
                 inputs[name] = spec.uri
-            elif spec.mode == "download":
-                target = job_dir / command_files.INPUTS / name
-                if path.is_file():
-                    target.mkdir(mode=0o700)
-                    target = target / path.name
-                command_files.copy(path, target, abandoned)
-                inputs[name] = str(target)
+            elif isinstance(source, str):
+                inputs[name] = str(self._mirrors.fetch(source, target, abandoned))
+            elif spec.mode == "mount":
+                inputs[name] = str(source)
             else:
-                inputs[name] = str(path)
-        outputs: dict[str, str] = {}
+                if source.is_file():
+                    target.mkdir(mode=0o700)
+                    target = target / source.name
+                command_files.copy(source, target, abandoned)
+                inputs[name] = str(target)
+        written: dict[str, str] = {}
         for name, output in job.outputs.items():
             place = command_files.output_path(self._resolver, workspace, root.name, name, output)
             command_files.make_output(place, output)
-            outputs[name] = str(place)
-        return _Places(inputs, outputs)
+            direct = output.mode == "direct"
+            written[name] = output_uri(root.name, name, output.body) if direct else str(place)
+        return _Places(inputs, written)
 
     def _environment(
         self,
@@ -221,12 +294,15 @@ class CommandRunner:
         root: JobRecord,
         leaf: JobRecord,
         job: CommandJob,
-        plan: Mapping[str, Mapping[str, str]],
+        plan: Mapping[str, Any],
     ) -> dict[str, str]:
         token = self._issue_job_token(workspace, leaf.name)
+        threads = max(1, (os.cpu_count() or 1) // job.distribution.total)
         base = environment.of_trial(
-            self._settings, self._folder, workspace, root, leaf, token, threads=os.cpu_count() or 1
+            self._settings, self._folder, workspace, root, leaf, token, threads=threads
         )
+        temporary = self._folder.job(workspace.id, root.name) / command_files.TEMPORARY
+        folders = self._environments.folders(Path(plan["python"]))
         # What is longer than an argument can be would keep the command from being started at all.
         named = {
             f"AZURE_ML_{kind}_{name}": value
@@ -236,13 +312,44 @@ class CommandRunner:
         }
         return {
             **base,
-            "PATH": f"{self._bin}{os.pathsep}{base.get('PATH', os.defpath)}",
-            "TMPDIR": str(self._folder.job(workspace.id, root.name) / command_files.TEMPORARY),
+            "TMPDIR": str(temporary),
+            **_own_packages(temporary / "packages", *folders, base.get("PATH", os.defpath)),
             "AZUREML_ARM_PROJECT_NAME": leaf.experiment,
             "AZUREML_WORKSPACE_ID": workspace.id,
             "AZUREML_WORKSPACE_SCOPE": workspace.arm_id,
             "AZUREML_SERVICE_ENDPOINT": self._settings.base_url,
             "AZUREML_RUN_TOKEN": token,
+            "AZUREML_NODE_COUNT": str(job.distribution.instances),
             **named,
             **job.variables,
         }
+
+
+def _own_packages(folder: Path, *path: str) -> dict[str, str]:
+    """What makes `pip install` in a command install for that job alone, not into the Python that it runs in.
+
+    Source of the variables: pip's user guide, "Environment Variables".
+    """
+    # Only the folder of the Python that runs will be there; which one that is, the command decides.
+    found = [folder / "lib" / f"python3.{minor}" / "site-packages" for minor in _PYTHONS]
+    return {
+        "PIP_PREFIX": str(folder),
+        "PIP_IGNORE_INSTALLED": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, found)),
+        "PATH": os.pathsep.join([str(folder / "bin"), *path]),
+    }
+
+
+def _end_with_assets(
+    connection: Connection,
+    workspace: Workspace,
+    leaf: JobRecord,
+    job: CommandJob,
+    found: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """The end of a command and its assets in one write: a job that was canceled meanwhile leaves none."""
+    current = records.get(connection, leaf.workspace_id, leaf.name)
+    if current is None or current.state not in (JobState.STARTING, JobState.RUNNING):
+        return
+    versions = outputs.register(connection, workspace, current, job.outputs, found)
+    tree.finalize(connection, current, {leaf.name: Patch(properties=versions)})

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 
 from amlocal.emulator.jobs.records import JobRecord
+from amlocal.emulator.jobs.slots import DEVICES
 from amlocal.emulator.settings import Settings
 from amlocal.emulator.store.folder import DataFolder
 from amlocal.emulator.store.workspace import Workspace
@@ -41,10 +42,22 @@ def of_trial(
     threads: int,
     environ: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The complete environment of one trial; `token` is all that it may do, `threads` what it may use."""
+    """The complete environment of one trial; `token` is all that it may do, `threads` what it may use.
+
+    Of the variables that Azure Machine Learning gives to scripts, those whose values are true here:
+    AZUREML_RUN_ID, AZUREML_ROOT_RUN_ID, AZUREML_EXPERIMENT_NAME, AZUREML_ARM_SUBSCRIPTION,
+    AZUREML_ARM_RESOURCEGROUP, AZUREML_ARM_WORKSPACE_NAME and MLFLOW_*. Commands get beside them
+    AZUREML_ARM_PROJECT_NAME (the experiment), AZUREML_WORKSPACE_ID, AZUREML_WORKSPACE_SCOPE (the ARM id),
+    AZUREML_SERVICE_ENDPOINT, AZUREML_RUN_TOKEN (good for this run only), AZUREML_NODE_COUNT, and those of
+    their distribution (see `jobs/distribution.py`). Not given, for nothing stands behind them here:
+    AZUREML_EXPERIMENT_ID, AZUREML_CR_* (the container runtime's) and AZ_BATCH_* outside MPI jobs.
+    CUDA_VISIBLE_DEVICES names the GPUs that the job holds, where the host has some and it asked for them.
+    """
     source = os.environ if environ is None else environ
     bundle = str(folder.tls / "bundle.pem")
     kept = {name: source[name] for name in _KEPT if source.get(name)}
+    if leaf.properties.get(DEVICES):
+        kept["CUDA_VISIBLE_DEVICES"] = leaf.properties[DEVICES]
     return {
         "LANG": "C.UTF-8",
         "OMP_NUM_THREADS": str(threads),

@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy import Connection, event, insert
 
 from amlocal.emulator.arm import documents
-from amlocal.emulator.arm.documents import Entry
 from amlocal.emulator.store import tables
 from amlocal.emulator.store.database import Store
+from amlocal.emulator.store.entries import Entry
 
 NAMES = 2_500
 WORKSPACE = {

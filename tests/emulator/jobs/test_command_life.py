@@ -46,21 +46,18 @@ def code_id(desk: Any) -> str:
         ({"environmentId": "azureml:gone:1"}, 400, "gone:1"),
         ({"environmentId": "../../x"}, 400, "environment"),
         ({"codeId": "/etc"}, 400, "codeId"),
-        ({"distribution": {"distributionType": "Mpi"}}, 501, "Mpi"),
-        ({"distribution": {"distributionType": "PyTorch"}}, 501, "PyTorch"),
-        ({"resources": {"instanceCount": 2}}, 501, "instance_count"),
-        ({"services": {"s": {"jobServiceType": "SSH"}}}, 501, "interactive service"),
+        ({"services": {"s": {"jobServiceType": "Telnet"}}}, 400, "services.s has the type 'Telnet'"),
         ({"limits": {"timeout": "soon"}}, 400, "limits.timeout"),
         ({"environmentVariables": {"A=B": "x"}}, 400, "environment_variables"),
         ({"environmentVariables": {"AMLOCAL_ATTEMPT": "x"}}, 400, "environment_variables"),
         ({"inputs": {"../x": {"jobInputType": "literal", "value": "1"}}}, 400, "inputs"),
-        ({"inputs": {"x": {"jobInputType": "uri_file", "uri": "https://h/x"}}}, 501, "https://"),
-        ({"inputs": {"x": {"jobInputType": "triton_model", "uri": "azureml:m:1"}}}, 501, "triton_model"),
+        ({"inputs": {"x": {"jobInputType": "uri_file", "uri": "abfss://c@h/x"}}}, 400, "must read abfss://"),
+        ({"inputs": {"x": {"jobInputType": "triton_model", "uri": "azureml:m:1"}}}, 400, "has no version 1"),
         ({"inputs": {"x": {"jobInputType": "uri_file", "uri": "/etc/passwd"}}}, 400, "passwd"),
         (
-            {"outputs": {"o": {"jobOutputType": "uri_folder", "assetName": "a"}}},
-            501,
-            "Registering the output",
+            {"outputs": {"o": {"jobOutputType": "uri_folder", "assetName": "../a"}}},
+            400,
+            "'../a'",
         ),
         ({"outputs": {"o": {"jobOutputType": "uri_folder", "uri": "file:///etc"}}}, 400, "file:///etc"),
         ({"computeId": "nowhere"}, 400, "nowhere"),
@@ -136,7 +133,8 @@ def test_no_variable_of_the_server_reaches_the_command(
     seen = json.loads(target.read_text())
     assert not {"IDENTITY_HEADER", "SOME_PASSWORD"} & seen.keys()
     assert (seen["A"], seen["MLFLOW_RUN_ID"], seen["AZUREML_RUN_ID"]) == ("b c", "job", "job")
-    assert seen["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    own, python, *_ = seen["PATH"].split(os.pathsep)
+    assert own == f"{seen['PIP_PREFIX']}/bin" and python == str(Path(sys.executable).parent)
 
 
 def test_a_killed_command_is_started_once(desk: Any) -> None:

@@ -47,7 +47,7 @@ class BlobServer:
         }
         argv = [sys.executable, "-m", "granian", "--interface", "wsgi", "--factory", "blob_app:create_app"]
         argv += ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        argv += ["--blocking-threads", "16", "--log-level", "warning"]
+        argv += ["--blocking-threads", "96", "--log-level", "warning"]
         argv += ["--ssl-certificate", str(self.ca), "--ssl-keyfile", str(self.key)]
         with (self.root / "server.log").open("ab") as log:
             self.process = subprocess.Popen(

@@ -11,6 +11,7 @@ from sqlalchemy import create_engine, func, insert, inspect, select
 
 from amlocal.emulator.store import tables
 from amlocal.emulator.store.database import SchemaError, Store, migrate
+from amlocal.emulator.store.writer import TransactionLost
 
 
 @pytest.fixture
@@ -92,3 +93,75 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         connection.execute("PRAGMA user_version=999")
     with pytest.raises(SchemaError, match="schema 999"):
         migrate(tmp_path / "db")
+
+
+def test_a_transaction_that_the_database_took_back_is_acknowledged_to_nobody(store: Store) -> None:
+    """As SQLite does at a full disk: writes that shared the commit must not be told that they are stored."""
+    inside, release = threading.Event(), threading.Event()
+
+    def slow(connection) -> None:
+        inside.set()
+        assert release.wait(10)
+
+    def taken_back(connection) -> None:
+        connection.execute(operation("third"))
+        connection.connection.driver_connection.execute("ROLLBACK")
+        raise sqlite3.OperationalError("database or disk is full")
+
+    outcomes: dict[str, BaseException | None] = {}
+
+    def write(name: str, function) -> None:
+        try:
+            store.write(function)
+            outcomes[name] = None
+        except Exception as error:
+            outcomes[name] = error
+
+    threads = [threading.Thread(target=write, args=("slow", slow))]
+    threads[0].start()
+    assert inside.wait(10)
+    functions = {
+        "first": lambda c: c.execute(operation("first")),
+        "taken back": taken_back,
+        "second": lambda c: c.execute(operation("second")),
+    }
+    for number, (name, function) in enumerate(functions.items(), 1):
+        threads.append(threading.Thread(target=write, args=(name, function)))
+        threads[-1].start()
+        while store._writer._queue.qsize() < number:
+            pass
+    release.set()
+    for thread in threads:
+        thread.join(10)
+    assert outcomes["slow"] is None
+    assert all(isinstance(outcomes[name], TransactionLost) for name in functions), outcomes
+    assert count(store) == 0
+    store.write(lambda c: c.execute(operation("fourth")))
+    assert count(store) == 1
+    with pytest.raises(TransactionLost):
+        store.write(lambda c: c.connection.driver_connection.execute("ROLLBACK"))
+
+
+def test_what_is_remembered_is_read_again_after_a_write(store: Store) -> None:
+    asked = []
+
+    def read(connection):
+        asked.append(1)
+        return connection.execute(select(func.count()).select_from(tables.operations)).scalar_one()
+
+    assert [store.remembered(("count",), read) for _ in range(3)] == [0, 0, 0]
+    assert len(asked) == 1
+    store.write(lambda c: c.execute(operation("a")))
+    assert [store.remembered(("count",), read) for _ in range(3)] == [1, 1, 1]
+    assert len(asked) == 2
+    assert store.remembered(("other",), lambda c: None) is None
+
+
+def test_a_write_during_a_read_makes_it_old(store: Store) -> None:
+    def read_late(connection):
+        before = connection.execute(select(func.count()).select_from(tables.operations)).scalar_one()
+        store.write(lambda c: c.execute(operation("meanwhile")))
+        return before
+
+    assert store.remembered(("count",), read_late) == 0
+    assert store.remembered(("count",), lambda c: 7) == 7
