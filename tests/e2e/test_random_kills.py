@@ -103,6 +103,7 @@ def victims(server: Server, kind: str) -> list[int]:
 
 def strike(server: Server, kind: str) -> bool:
     """Kill, and bring the server back where it does not come back by itself. Whether there was a victim."""
+    main = supervisor_pid(server)
     pids = victims(server, kind)
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
@@ -110,6 +111,9 @@ def strike(server: Server, kind: str) -> bool:
     for pid in pids:
         wait_for(lambda pid=pid: gone(pid), PATIENCE, "the end of the victim")
     if kind in ("main", "both"):
+        server.start()
+    elif wait_for(lambda: worker_pid(server) or (gone(main) and "given up"), PATIENCE, "news") == "given up":
+        # It gives up a worker that died many times in a row right after its start, as here by chance.
         server.start()
     wait_for(lambda: worker_pid(server), PATIENCE, "a worker")
     return bool(pids)
