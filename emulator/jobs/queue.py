@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 from sqlalchemy import Connection
@@ -62,6 +63,8 @@ class Scheduler:
         self._changed = threading.Condition()
         self._woken = False
         self._stopped = threading.Event()
+        # Leaves that were given a slot and are not yet stored as Starting, with their GPUs.
+        self._granted: dict[Key, tuple[str, ...]] = {}
         # Trees (workspace id, root job) with a step under way, and those that rest after a step failed.
         self._busy: set[Key] = set()
         self._rest: dict[Key, float] = {}
@@ -132,8 +135,10 @@ class Scheduler:
             places = {(record.workspace_id, record.compute) for record in unfinished if tree.is_leaf(record)}
             return found, computes.limits(connection, places) if waiting else {}
 
+        # Copied before the read: whoever is in neither has no slot, whatever ends meanwhile.
+        granted = self._granted.copy()
         found, limits = self._store.read(read)
-        leaves = [record for record, _ in found if tree.is_leaf(record)]
+        leaves = [_as_granted(record, granted) for record, _ in found if tree.is_leaf(record)]
         roots = {(record.workspace_id, record.name): root for record, root in found}
         turns = self._turns(leaves, roots, limits)
         may_start = {(leaf.workspace_id, leaf.name) for leaf in turns.next}
@@ -145,9 +150,10 @@ class Scheduler:
             if tree.is_leaf(record) and record.state not in tree.UNPREPARED:
                 if record.state is JobState.QUEUED:
                     own = (record.workspace_id, record.name)
+                    if own in granted:
+                        continue
                     if own in may_start:
-                        start = partial(self._steps.start, devices=turns.devices.get(own, ()))
-                        self._do(key, self._acting, start, record, root)
+                        self._grant(key, record, root, turns.devices.get(own, ()))
                     elif self._reasons.get(own) != (reason := turns.reasons.get(own)):
                         self._do(key, self._acting, partial(self._waits, reason), record, root)
                 else:
@@ -165,6 +171,20 @@ class Scheduler:
         order = {key: root.sequence for key, root in roots.items()}
         priorities = {key: _priority(root) for key, root in roots.items()}
         return self._slots.turns(leaves, priorities, order, limits)
+
+    def _grant(self, key: Key, record: JobRecord, root: JobRecord, devices: tuple[str, ...]) -> None:
+        """The leaf starts; until that is stored, the passes that follow count its slot as taken."""
+        own = (record.workspace_id, record.name)
+
+        def start(leaf: JobRecord, root: JobRecord) -> bool:
+            try:
+                return self._steps.start(leaf, root, devices)
+            finally:
+                del self._granted[own]
+
+        self._granted[own] = devices
+        if not self._do(key, self._acting, start, record, root):
+            del self._granted[own]
 
     def _waits(self, reason: str | None, record: JobRecord, root: JobRecord) -> bool:
         """The job's log says once why the job waits for its own compute."""
@@ -211,11 +231,11 @@ class Scheduler:
         step: Callable[[JobRecord, JobRecord], bool],
         record: JobRecord,
         root: JobRecord,
-    ) -> None:
-        """Run a step in a thread, unless one of the same tree is under way or has just failed."""
+    ) -> bool:
+        """Run a step in a thread, unless one of the same tree is under way or has just failed; whether so."""
         with self._changed:
             if key in self._busy or self._rest.get(key, 0.0) > time.monotonic() or self._stopped.is_set():
-                return
+                return False
             self._busy.add(key)
 
         def run() -> None:
@@ -237,6 +257,16 @@ class Scheduler:
                     self._changed.notify_all()
 
         pool.submit(run)
+        return True
+
+
+def _as_granted(leaf: JobRecord, granted: Mapping[Key, tuple[str, ...]]) -> JobRecord:
+    """The leaf as it will be once its start is stored, if it was given a slot."""
+    devices = granted.get((leaf.workspace_id, leaf.name))
+    if devices is None or leaf.state is not JobState.QUEUED:
+        return leaf
+    properties = {**leaf.properties, slots.DEVICES: ",".join(devices)} if devices else leaf.properties
+    return replace(leaf, state=JobState.STARTING, properties=properties)
 
 
 def _root(connection: Connection, record: JobRecord, known: Mapping[Key, JobRecord]) -> JobRecord:

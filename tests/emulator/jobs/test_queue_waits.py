@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from amlocal.emulator.arm import documents
 from amlocal.emulator.jobs.engines.base import Gpu
+from amlocal.emulator.jobs.steps import Steps
 
 
 def body(**changes: Any) -> dict[str, Any]:
@@ -26,11 +28,17 @@ def end(desk: Any, name: str) -> None:
     desk.engine.end(desk.engine.jobs[desk.job_dir(name), 1])
 
 
+def line_up(desk: Any, helpers: Any, service: Any, name: str, **changes: Any) -> None:
+    """Submit, and wait until the job is in the queue: jobs are prepared side by side, in any order."""
+    service.submit(desk.workspace, name, body(**changes))
+    helpers.until(lambda: desk.record(name).state not in ("NotStarted", "Preparing"))
+
+
 def test_a_small_cluster(desk: Any, helpers: Any) -> None:
     put(desk, "Small", "AmlCompute", scaleSettings={"maxNodeCount": 1})
     service = desk.service(command_slots=9)
     for name in ("j1", "j2", "j3"):
-        service.submit(desk.workspace, name, body(computeId="small"))
+        line_up(desk, helpers, service, name, computeId="small")
     service.submit(desk.workspace, "other", body())
     helpers.until(lambda: "waits: cluster Small has 1 nodes" in log(desk, "j3"))
     helpers.until(lambda: len(desk.engine.started) == 2)
@@ -44,6 +52,32 @@ def test_a_small_cluster(desk: Any, helpers: Any) -> None:
         end(desk, name)
     service.wait_idle()
     assert log(desk, "j3").count("waits:") == 1
+
+
+def test_a_slot_is_taken_before_its_start_is_stored(desk: Any, helpers: Any, monkeypatch: Any) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+    start = Steps.start
+
+    def slow(steps: Steps, record: Any, *rest: Any, **more: Any) -> bool:
+        if record.name == "first":
+            asked.set()
+            assert go_on.wait(15)
+        return start(steps, record, *rest, **more)
+
+    monkeypatch.setattr(Steps, "start", slow)
+    put(desk, "small", "AmlCompute", scaleSettings={"maxNodeCount": 1})
+    service = desk.service()
+    service.submit(desk.workspace, "first", body(computeId="small"))
+    assert asked.wait(15)
+    service.submit(desk.workspace, "second", body(computeId="small", queueSettings={"priority": "high"}))
+    helpers.until(lambda: "waits: cluster small" in log(desk, "second"))
+    assert desk.record("first").state == "Queued" and desk.engine.started == []
+    go_on.set()
+    helpers.until(lambda: desk.engine.started == [("first", 1)])
+    end(desk, "first")
+    helpers.until(lambda: ("second", 1) in desk.engine.started)
+    end(desk, "second")
+    service.wait_idle()
 
 
 def test_a_stopped_instance(desk: Any, helpers: Any) -> None:
@@ -81,7 +115,7 @@ def test_gpus_go_to_one_job_each(desk: Any, helpers: Any, monkeypatch: Any) -> N
     desk.engine.gpus = (Gpu(0, "a", None, None), Gpu(1, "b", None, None))
     service = desk.service()
     for name in ("j1", "j2", "j3"):
-        service.submit(desk.workspace, name, body(computeId="gpu-cluster"))
+        line_up(desk, helpers, service, name, computeId="gpu-cluster")
     helpers.until(lambda: len(desk.engine.started) == 2)
     seen = {key[0].name: job.env["CUDA_VISIBLE_DEVICES"] for key, job in desk.engine.jobs.items()}
     assert seen == {"j1": "0", "j2": "1"} and desk.record("j1").properties["amlocal.gpus"] == "0"
