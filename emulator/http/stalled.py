@@ -9,6 +9,7 @@ as any server may do with idle connections.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -52,9 +53,10 @@ class StalledBodies:
             limit = time.monotonic() - self.patience
             if any(since < limit for since in list(self.waiting.values())):
                 for connection in _silent(self._port, self.patience):
-                    with connection:
-                        log.info("a client stopped in the middle of a request: %s", connection.getpeername())
+                    # The client may close it at this very moment; the watch must outlive that.
+                    with connection, contextlib.suppress(OSError):
                         connection.shutdown(socket.SHUT_RD)
+                        log.info("a client stopped in the middle of a request: fd %d", connection.fileno())
 
 
 class _Body:
