@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from conftest import wait_for
-
 IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu20.04:latest"
 
 
@@ -21,14 +19,6 @@ def put(server: Any, name: str, properties: dict[str, Any]) -> tuple[int, Any]:
     """One raw create, for bodies that the SDK does not send."""
     path = f"{server.workspace_path}/environments/{name}/versions/1?api-version=2024-04-01"
     return server.call("PUT", path, {"properties": properties})
-
-
-def ended(ml_client: Any, name: str) -> Any:
-    def done() -> Any:
-        job = ml_client.jobs.get(name)
-        return job if job.status in ("Completed", "Failed", "Canceled") else None
-
-    return wait_for(done, 120, f"the end of {name}")
 
 
 def log_of(server: Any, name: str) -> str:

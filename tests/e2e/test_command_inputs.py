@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_for
+from job_desk import ended, make, message
 
 MIRRORED = "https://data.example.com/sets"
 # Writes what its inputs are, whether addresses, files or folders, as JSON into the output.
@@ -23,20 +24,6 @@ def show(given):
     return {"given": given, "file": p.read_text() if p.is_file() else None, "folder": folder}
 open(sys.argv[1], "w").write(json.dumps([show(given) for given in sys.argv[2:]]))
 ' ${{outputs.seen}}"""
-
-
-def make(command: str, **more: Any) -> Any:
-    from azure.ai.ml import command as job
-
-    return job(**{"command": command, "environment": "azureml:host:1", "compute": "cpu-cluster", **more})
-
-
-def ended(ml_client: Any, name: str) -> Any:
-    def done() -> Any:
-        job = ml_client.jobs.get(name)
-        return job if job.status in ("Completed", "Failed", "Canceled") else None
-
-    return wait_for(done, 120, f"the end of {name}")
 
 
 def show(ml_client: Any, *sources: Any) -> Any:
@@ -63,12 +50,6 @@ def all_seen(server: Any, ml_client: Any, job: Any) -> list[dict[str, Any]]:
 def seen(server: Any, ml_client: Any, job: Any) -> dict[str, Any]:
     """What the job of `show` wrote of its one input."""
     return all_seen(server, ml_client, job)[0]
-
-
-def message(server: Any, name: str) -> str:
-    _, details = server.call("GET", f"/history/v1.0{server.workspace_path}/runs/{name}/details")
-    text: str = details["error"]["error"]["message"]
-    return text
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_for
+from job_desk import ended, make, message
 
 SCRIPT = """
 import argparse, json, os, pathlib, sys
@@ -30,25 +31,6 @@ pathlib.Path("new-file").write_text("only in the copy")
 print("said by the script", flush=True)
 """
 ENVIRONMENT = "azureml://registries/azureml/environments/sklearn-1.5/labels/latest"
-
-
-def make(**more: Any) -> Any:
-    from azure.ai.ml import command
-
-    return command(**{"environment": "azureml:host:1", "compute": "cpu-cluster", **more})
-
-
-def ended(ml_client: Any, name: str, seconds: float = 60) -> Any:
-    def done() -> Any:
-        job = ml_client.jobs.get(name)
-        return job if job.status in ("Completed", "Failed", "Canceled") else None
-
-    return wait_for(done, seconds, f"the end of {name}")
-
-
-def message(server: Any, name: str) -> str:
-    _, details = server.call("GET", f"/history/v1.0{server.workspace_path}/runs/{name}/details")
-    return details["error"]["error"]["message"]
 
 
 @pytest.fixture

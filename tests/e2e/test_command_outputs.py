@@ -9,22 +9,9 @@ from typing import Any
 
 import pytest
 from conftest import wait_for
+from job_desk import ended, make, message
 
 MLMODEL = "flavors:\\n  python_function:\\n    loader_module: x\\n"
-
-
-def make(command: str, **more: Any) -> Any:
-    from azure.ai.ml import command as job
-
-    return job(**{"command": command, "environment": "azureml:host:1", "compute": "cpu-cluster", **more})
-
-
-def ended(ml_client: Any, name: str) -> Any:
-    def done() -> Any:
-        job = ml_client.jobs.get(name)
-        return job if job.status in ("Completed", "Failed", "Canceled") else None
-
-    return wait_for(done, 240, f"the end of {name}")
 
 
 def completed(server: Any, ml_client: Any, job: Any) -> Any:
@@ -33,12 +20,6 @@ def completed(server: Any, ml_client: Any, job: Any) -> Any:
     log = next(server.folder.blobs.glob(f"*/azureml/ExperimentRun/dcid.{done.name}/user_logs/std_log.txt"))
     assert done.status == "Completed", log.read_text()
     return done
-
-
-def message(server: Any, name: str) -> str:
-    _, details = server.call("GET", f"/history/v1.0{server.workspace_path}/runs/{name}/details")
-    text: str = details["error"]["error"]["message"]
-    return text
 
 
 def tree(folder: Path) -> dict[str, str]:

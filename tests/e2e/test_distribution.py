@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_for
+from job_desk import ended, make, message
 
 ALL_REDUCE = """
 import os
@@ -20,25 +21,6 @@ names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "A
 print("sum", value.item(), *(os.environ[name] for name in names), flush=True)
 dist.destroy_process_group()
 """
-
-
-def make(**more: Any) -> Any:
-    from azure.ai.ml import command
-
-    return command(**{"environment": "azureml:host:1", "compute": "cpu-cluster", **more})
-
-
-def ended(ml_client: Any, name: str, seconds: float = 180) -> Any:
-    def done() -> Any:
-        job = ml_client.jobs.get(name)
-        return job if job.status in ("Completed", "Failed", "Canceled") else None
-
-    return wait_for(done, seconds, f"the end of {name}")
-
-
-def message(server: Any, name: str) -> str:
-    _, details = server.call("GET", f"/history/v1.0{server.workspace_path}/runs/{name}/details")
-    return str(details["error"]["error"]["message"])
 
 
 def logs(ml_client: Any, name: str, folder: Path) -> dict[str, str]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from environment_desk import IMAGE, conda, ended, log_of, put
+from environment_desk import IMAGE, conda, log_of, put
+from job_desk import ended
 
 
 def test_versions_fields_and_archive(ml_client: Any, tmp_path: Path) -> None:

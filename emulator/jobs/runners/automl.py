@@ -16,6 +16,7 @@ from amlocal.emulator.jobs.runners import automl_data, automl_records, environme
 from amlocal.emulator.jobs.runners.automl_records import sweep_of, trial_of
 from amlocal.emulator.jobs.runners.automl_request import TASK, ImageJob, check_weights, read
 from amlocal.emulator.jobs.runners.base import JobFailure, NewRun, Patch, Submission
+from amlocal.emulator.jobs.runners.logged import Logged
 from amlocal.emulator.settings import Settings
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.folder import DataFolder, write_atomic
@@ -28,7 +29,7 @@ DATA_REPORT = Path("outputs") / "data_report.json"
 _GRACE = 30.0
 
 
-class AutoMLRunner:
+class AutoMLRunner(Logged):
     """See `base.Runner`. `trainer` is the command that gets the path of spec.json as its last argument."""
 
     kind = "automl"
@@ -151,18 +152,9 @@ class AutoMLRunner:
     def timeout(self, root: JobRecord) -> float | None:
         return read(root.body).timeout
 
-    def note(self, workspace: Workspace, leaf: JobRecord, line: str) -> None:
-        user_log.append(self._log(workspace, leaf), line)
-
-    def last_lines(self, workspace: Workspace, leaf: JobRecord) -> str:
-        return user_log.last_lines(self._log(workspace, leaf))
-
     def outcome(self, tree: Sequence[JobRecord], leaf: JobRecord) -> Mapping[str, Patch]:
         result = automl_records.read_result(self._folder.job(leaf.workspace_id, leaf.name) / RESULT)
         return automl_records.results(tree[0], leaf, result)
-
-    def _log(self, workspace: Workspace, leaf: JobRecord) -> Path:
-        return self._folder.artifacts(workspace.account, leaf.name) / user_log.USER_LOG
 
     def _device(self, root: JobRecord) -> str:
         """What a user should know who asked for a GPU on a host without one; "" otherwise."""

@@ -35,6 +35,7 @@ from amlocal.emulator.jobs.mirrors import Mirrors
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners import environment
 from amlocal.emulator.jobs.runners.base import JobFailure, NewRun, Patch, Submission
+from amlocal.emulator.jobs.runners.logged import Logged
 from amlocal.emulator.jobs.states import JobState
 from amlocal.emulator.settings import Settings
 from amlocal.emulator.store.database import Store
@@ -60,7 +61,7 @@ class _Places:
     outputs: Mapping[str, str]
 
 
-class CommandRunner:
+class CommandRunner(Logged):
     """See `base.Runner`. The job is its own leaf. `gpus`: how many this host has."""
 
     kind = "command"
@@ -192,12 +193,6 @@ class CommandRunner:
     def timeout(self, root: JobRecord) -> float | None:
         return read(root.body).timeout
 
-    def note(self, workspace: Workspace, leaf: JobRecord, line: str) -> None:
-        user_log.append(self._log(workspace, leaf), line)
-
-    def last_lines(self, workspace: Workspace, leaf: JobRecord) -> str:
-        return user_log.last_lines(self._log(workspace, leaf))
-
     def outcome(self, tree: Sequence[JobRecord], leaf: JobRecord) -> Mapping[str, Patch]:
         workspace = self._store.read(lambda c: by_id(c, leaf.workspace_id))
         artifacts = self._folder.artifacts(workspace.account, leaf.name)
@@ -226,9 +221,6 @@ class CommandRunner:
 
     def _mpirun(self, job: CommandJob) -> str | None:
         return distribution.find_mpirun(job.variables.get("PATH") or os.environ.get("PATH") or os.defpath)
-
-    def _log(self, workspace: Workspace, leaf: JobRecord) -> Path:
-        return self._folder.artifacts(workspace.account, leaf.name) / user_log.USER_LOG
 
     def _code(self, workspace: Workspace, job: CommandJob) -> Path | None:
         """The folder of the job's code; None for a job without. Raises AzureError 400."""
