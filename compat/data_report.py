@@ -17,10 +17,31 @@ from amlocal.compat.labels import Label
 
 FEW_IMAGES = 10
 """A class with fewer is worth a notice: the documentation asks for 10 to 15 samples a label."""
-IMBALANCE = 10
-"""Largest class over smallest from which on a notice is due."""
+IMBALANCE = 3
+"""Largest class over smallest from which on a notice is due: where Azure's own trainer begins to speak of
+imbalance and `weighted_loss` begins to act."""
 
 SHOWN = 5
+
+
+class Imbalance(NamedTuple):
+    """The largest and the smallest class and their numbers of images; `rate` is the one over the other."""
+
+    largest: str
+    images: int
+    smallest: str
+    fewest: int
+
+    @property
+    def rate(self) -> float:
+        return self.images / self.fewest
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "largest": {"label": self.largest, "images": self.images},
+            "smallest": {"label": self.smallest, "images": self.fewest},
+            "rate": round(self.rate, 3),
+        }
 
 
 class Row(NamedTuple):
@@ -55,7 +76,8 @@ class Report:
     """Outcome of lint.
 
     `complete` is False when the budget ran out first: `rows` then holds what was checked so far and `pending`
-    counts the rows that were read and not checked.
+    counts the rows that were read and not checked. `labels` counts the images of each class; in multi-label
+    data an image counts for each of its classes. `single` counts multi-label rows whose label is no list.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -66,6 +88,17 @@ class Report:
     columns: list[str] = field(default_factory=list)
     complete: bool = True
     pending: int = 0
+    single: int = 0
+
+    @property
+    def unlabelled(self) -> int:
+        """Images that have no class, which only multi-label data may have."""
+        return sum(1 for row in self.rows if not row.label)
+
+    def imbalance(self) -> Imbalance | None:
+        """None when there are fewer than two classes."""
+        counts = sorted(self.labels.items(), key=lambda item: (-item[1], item[0]))
+        return Imbalance(*counts[0], *counts[-1]) if len(counts) > 1 else None
 
     def raise_for_errors(self) -> Report:
         """Raises the first error, itself when there is none."""
@@ -75,9 +108,12 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The content of data_report.json."""
+        imbalance = self.imbalance()
         return {
             "rows": len(self.rows),
             "labels": dict(sorted(self.labels.items())),
+            "unlabelled": self.unlabelled,
+            "imbalance": imbalance.as_dict() if imbalance else None,
             "dropped": [row._asdict() for row in self.dropped],
             "notices": list(self.notices),
             "errors": [{"code": e.code, "message": e.message, "where": e.where} for e in self.errors],
@@ -125,13 +161,23 @@ def write_manifest(report: Report, path: Path) -> int:
 
 
 def notices_of(report: Report) -> list[str]:
-    """What is odd about good rows, in sentences: replaced rows, few classes or images, labels alike."""
+    """What is odd about good rows, in sentences: replaced rows, few classes or images, imbalance, labels
+    alike."""
     notices: list[str] = []
     counts = report.labels.most_common()
     replaced = [row.where for row in report.dropped if row.reason.startswith("replaced by ")]
     if replaced:
         notices.append(
             f"{_count(replaced, 'row')} replaced by a later one of the same image: {_first(replaced)}."
+        )
+    if report.single:
+        notices.append(
+            f"{report.single} of {len(report.rows) + len(report.dropped)} labels are no list; each counts as "
+            "a list of one here, Azure drops such rows."
+        )
+    if report.unlabelled:
+        notices.append(
+            f"{report.unlabelled} of {len(report.rows)} images have no label; they are trained on."
         )
     if len(counts) == 1:
         notices.append(f"all {counts[0][1]} labels are the one class {counts[0][0]!r}.")
@@ -140,9 +186,12 @@ def notices_of(report: Report) -> list[str]:
         notices.append(
             f"{_count(few, 'class', 'classes')} with fewer than {FEW_IMAGES} images: {_first(few)}."
         )
-    if len(counts) > 1 and counts[0][1] >= IMBALANCE * counts[-1][1]:
-        (most, largest), (least, smallest) = counts[0], counts[-1]
-        notices.append(f"imbalanced classes: {most!r} has {largest} images, {least!r} has {smallest}.")
+    found = report.imbalance()
+    if found and found.rate >= IMBALANCE:
+        notices.append(
+            f"imbalanced classes: {found.largest!r} has {found.images} images, {found.smallest!r} has "
+            f"{found.fewest}, {found.rate:.1f} to 1; weighted_loss can help."
+        )
     spellings: dict[str, list[str]] = {}
     for label in report.labels:
         spellings.setdefault(label.strip().casefold(), []).append(label)

@@ -165,6 +165,9 @@ class _Lint:
                 message += f"; and {more} more." if more > 0 else "."
             where = report.dropped[0].where if report.dropped else self.folder.name
             report.errors.append(DataError("TooFewRows", message, where))
+        if report.complete and not report.errors and not report.labels:
+            message = f"{self.folder.name}: not one of {usable} images has a label."
+            report.errors.append(DataError("NoLabels", message, self.folder.name))
         if report.complete and not report.errors:
             report.notices += notices_of(report)
 
@@ -236,6 +239,8 @@ class _Lint:
         except LabelError as error:
             self._drop(name, line, str(error), self.label_column)
             return None
+        if isinstance(label, tuple) and not isinstance(value[self.label_column], list):
+            self.report.single += 1
         return _Candidate(image, label, name, line)
 
     def _image(self, reference: str) -> tuple[str, str]:

@@ -6,35 +6,38 @@ spec.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+# Users of these tables say names.X for everything; the rows of models and tasks stand in files of their own.
+from amlocal.compat.image_tasks import BadParameter as BadParameter
+from amlocal.compat.image_tasks import ImageTask as ImageTask
+from amlocal.compat.image_tasks import PrimaryMetric as PrimaryMetric
+from amlocal.compat.image_tasks import UnknownTask as UnknownTask
+from amlocal.compat.image_tasks import nearest as nearest
+from amlocal.compat.image_tasks import primary_metric as primary_metric
+from amlocal.compat.image_tasks import table
+from amlocal.compat.image_tasks import task as task
+from amlocal.compat.image_tasks import tasks as tasks
+from amlocal.compat.model_rows import Model as Model
+from amlocal.compat.model_rows import default_model as default_model
+from amlocal.compat.model_rows import is_huggingface
+from amlocal.compat.model_rows import model as model
+from amlocal.compat.model_rows import models as models
+from amlocal.compat.model_rows import restored as restored
+from amlocal.compat.size_rules import apply_size_rules as apply_size_rules
 
 _TRUE = frozenset({"y", "yes", "t", "true", "on", "1"})
 _FALSE = frozenset({"n", "no", "f", "false", "off", "0"})
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
-
-
-class BadParameter(ValueError):
-    """A training parameter's value cannot be used; the text names parameter, value and what is allowed."""
-
-    def __init__(self, parameter: str, value: object, allowed: str) -> None:
-        super().__init__(f"{parameter}: {value!r} is not allowed; it must be {allowed}")
-        self.parameter = parameter
-        self.value = value
-        self.allowed = allowed
-
-
-class UnknownTask(ValueError):
-    """No such image task in models.toml."""
+# What a whole number of Azure's REST model (int32) can be at most.
+_INT32 = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Hyperparameter:
 
     def default_for(self, model: str) -> Any:
         """Default of this parameter for one model."""
+        if model not in self.model_defaults and is_huggingface(model):
+            return self.model_defaults.get("huggingface", self.default)
         return self.model_defaults.get(model, self.default)
 
     def allowed(self) -> str:
@@ -67,50 +72,14 @@ class Hyperparameter:
             return "one of " + ", ".join(self.choices)
         if self.type == "bool":
             return "true or false"
+        if self.type == "model":
+            return 'a model: {"jobInputType": "mlflow_model", "uri": "azureml:NAME:VERSION"}'
         noun = {"int": "a whole number", "float": "a number", "str": "text"}[self.type]
         if self.minimum is not None and self.maximum is not None:
             return f"{noun} from {self.minimum:g} to {self.maximum:.10g}"
         if self.minimum is not None:
             return f"{noun} of at least {self.minimum:g}"
         return noun
-
-
-@dataclass(frozen=True)
-class PrimaryMetric:
-    """One primary metric's name in YAML, on the wire, and as logged."""
-
-    yaml: str
-    rest: str
-    logged: str
-
-
-@dataclass(frozen=True)
-class ImageTask:
-    """One image task's names, primary metrics and default model."""
-
-    name: str
-    yaml: str
-    rest: str
-    default_model: str
-    default_primary_metric: str
-    primary_metrics: tuple[PrimaryMetric, ...]
-
-
-@dataclass(frozen=True)
-class Model:
-    """One row of models.toml. `parameters` in millions, `gmacs` in 10^9 multiply-adds at 224 x 224."""
-
-    name: str
-    tasks: tuple[str, ...]
-    available: bool
-    builder: str
-    architecture: str
-    family: str
-    weights: str
-    hub: str
-    parameters: float
-    gmacs: float
-    gradient_clip: str
 
 
 class FromRest(NamedTuple):
@@ -121,50 +90,18 @@ class FromRest(NamedTuple):
 
 
 @cache
-def _table(name: str) -> Mapping[str, Any]:
-    return MappingProxyType(tomllib.loads(Path(__file__).with_name(name).read_text(encoding="utf-8")))
-
-
-@cache
-def tasks() -> Mapping[str, ImageTask]:
-    """Every image task by its trainer name, e.g. "image-classification"."""
-    found = {}
-    for name, row in _table("models.toml")["task"].items():
-        metrics = tuple(PrimaryMetric(**metric) for metric in row["primary_metrics"])
-        found[name] = ImageTask(
-            name, row["yaml"], row["rest"], row["default_model"], row["default_primary_metric"], metrics
-        )
-    return MappingProxyType(found)
-
-
-def task(name: str) -> ImageTask:
-    """The task of any of its names (YAML, REST or trainer). Raises UnknownTask with the known ones."""
-    for known in tasks().values():
-        if name in (known.name, known.yaml, known.rest):
-            return known
-    raise UnknownTask(f"unknown image task {name!r}; known: {', '.join(tasks())}")
-
-
-def primary_metric(task_name: str, spelling: str) -> PrimaryMetric:
-    """The primary metric of any of its spellings in any case. Raises BadParameter with the accepted ones."""
-    metrics = task(task_name).primary_metrics
-    for metric in metrics:
-        if spelling.lower() in (metric.yaml.lower(), metric.rest.lower(), metric.logged.lower()):
-            return metric
-    raise BadParameter("primary_metric", spelling, "one of " + ", ".join(metric.yaml for metric in metrics))
-
-
-@cache
 def hyperparameters(task_name: str) -> Mapping[str, Hyperparameter]:
     """Every training parameter of a task by snake_case name. Raises UnknownTask."""
     wanted = task(task_name).name
     found = {}
-    for name, row in _table("hyperparameters.toml").items():
+    for name, row in table("hyperparameters.toml").items():
         if wanted not in row["tasks"]:
             continue
         keep = {key: row[key] for key in Hyperparameter.__dataclass_fields__ if key in row}
         keep |= {key: tuple(keep[key]) for key in ("choices", "rest_choices") if key in keep}
         keep["default"] = row.get("task_default", {}).get(wanted, row.get("default"))
+        if row["type"] == "int":
+            keep.setdefault("maximum", _INT32)
         keep["model_defaults"] = MappingProxyType(row.get("model_default", {}).get(wanted, {}))
         found[name] = Hyperparameter(name=name, **keep)
     return MappingProxyType(found)
@@ -191,6 +128,8 @@ def coerce(task_name: str, name: str, value: object) -> Any:
 def _convert(row: Hyperparameter, value: object) -> Any:
     if row.type == "str":
         return value if isinstance(value, str) else None
+    if row.type == "model":
+        return value if isinstance(value, Mapping) and value else None
     if row.type == "bool":
         return _boolean(value)
     if row.type == "enum":
@@ -210,7 +149,9 @@ def _boolean(value: object) -> bool | None:
         return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = str(value).strip().lower() if isinstance(value, str | int) else ""
+    if isinstance(value, int):
+        return bool(value) if value in (0, 1) else None
+    text = value.strip().lower() if isinstance(value, str) else ""
     return True if text in _TRUE else False if text in _FALSE else None
 
 
@@ -256,8 +197,6 @@ def from_rest(task_name: str, model_settings: Mapping[str, Any]) -> FromRest:
             unknown[key] = value
         elif value is None or (row.type == "enum" and value == "None"):
             continue
-        elif row.effect == "refused":
-            raise BadParameter(row.name, value, f"left out: {row.note}")
         else:
             parameters[row.name] = coerce(task_name, row.name, value)
     return FromRest(parameters, unknown)
@@ -274,8 +213,6 @@ def effective(task_name: str, model: str, given: Mapping[str, Any]) -> dict[str,
         if value is None:
             continue
         values[name] = coerce(task_name, name, value)
-        if rows[name].effect == "refused":
-            raise BadParameter(name, value, f"left out: {rows[name].note}")
     values["model_name"] = model
     _check_together(values)
     return values
@@ -295,48 +232,10 @@ def advanced_settings(text: str | None) -> tuple[dict[str, Any], str | None]:
         return {}, None
     try:
         value = json.loads(text)
+    except RecursionError:
+        return {}, "advanced_settings is ignored: it is nested too deeply"
     except ValueError as error:
         return {}, f"advanced_settings is ignored: it is not JSON ({error})"
     if not isinstance(value, dict):
         return {}, f"advanced_settings is ignored: it must be a JSON object, not {type(value).__name__}"
     return value, None
-
-
-@cache
-def models(task_name: str) -> Mapping[str, Model]:
-    """Every known model of a task by model_name; `available`: can be trained. Raises UnknownTask."""
-    wanted = task(task_name).name
-    return MappingProxyType(
-        {
-            name: Model(name=name, **{**row, "tasks": tuple(row["tasks"])})
-            for name, row in _table("models.toml")["model"].items()
-            if wanted in row["tasks"]
-        }
-    )
-
-
-def model(task_name: str, name: str) -> Model:
-    """One available model. Raises BadParameter: unknown (with the nearest names) or not there yet."""
-    known = models(task_name)
-    ready = [row.name for row in known.values() if row.available]
-    if name not in known:
-        near = nearest(name, known)
-        hint = f"one of {', '.join(ready)}" + (f" (did you mean {' or '.join(near)}?)" if near else "")
-        raise BadParameter("model_name", name, hint)
-    if not known[name].available:
-        allowed = (
-            f"one of {', '.join(ready)}; {name} is a known model of Azure's that cannot be trained here yet"
-        )
-        raise BadParameter("model_name", name, allowed)
-    return known[name]
-
-
-def default_model(task_name: str) -> str:
-    """The model of a job that names none, as documented by Azure; it need not be available yet."""
-    return task(task_name).default_model
-
-
-def nearest(name: str, names: Iterable[str]) -> list[str]:
-    """Up to three of `names` that look like `name`, best first, ignoring case."""
-    by_lower = {known.lower(): known for known in names}
-    return [by_lower[hit] for hit in difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.6)]

@@ -1,62 +1,139 @@
-"""Where a model's pretrained weights lie on this machine; a look at file names only, no heavy import."""
+"""Where a model's pretrained weights lie on this machine; a look at file names only, no heavy import.
+
+The weights folder holds `<model>.safetensors` for models of timm, and for Hugging Face models a folder
+`<org>--<name>` (or one of the user's own naming) with config.json, model.safetensors and, where there is one,
+preprocessor_config.json. Next comes the hub's cache.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from amlocal.compat import names
+from amlocal.compat import hub, names
 
 HUB_FILE = "model.safetensors"
+CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
+_HUGGINGFACE = "huggingface"
+
+
+def row_of(model_name: str) -> names.Model:
+    """The table's row, or that of a Hugging Face `org/name` or folder. Raises ValueError for other names."""
+    if (known := _known(model_name)) is not None:
+        return known
+    return names.model("image-classification", model_name)
 
 
 def file_name(model_name: str) -> str:
-    """The file that the weights folder holds for a model, e.g. "resnet18.safetensors". Raises ValueError."""
-    return _row(model_name).weights
+    """The model's file, seen from the weights folder, e.g. "resnet18.safetensors". Raises ValueError."""
+    return row_of(model_name).weights
 
 
 def find(model_name: str, weights_dir: Path | None, environ: Mapping[str, str] | None = None) -> Path | None:
     """The model's weights file, or None: first `weights_dir`, then the Hugging Face cache. Raises ValueError
-    for an unknown model."""
-    row = _row(model_name)
-    if weights_dir is not None and (own := weights_dir / row.weights).is_file():
-        return own
-    repository = hub_cache(environ) / ("models--" + row.hub.replace("/", "--"))
-    try:
-        revision = (repository / "refs" / "main").read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
+    for a name that no model can have."""
+    return _find(row_of(model_name), HUB_FILE, weights_dir, environ)
+
+
+def find_own(model_name: str, weights_dir: Path) -> Path | None:
+    """As `find`, in the weights folder only."""
+    own = weights_dir / row_of(model_name).weights
+    return own if _is_file_in(own, weights_dir) else None
+
+
+def config_folder(
+    model_name: str, weights_dir: Path | None, environ: Mapping[str, str] | None = None
+) -> Path | None:
+    """The folder with a Hugging Face model's config.json, found in the same order. Raises ValueError."""
+    if not is_folder(model_name):
         return None
-    if not revision.isalnum():
-        return None
-    cached = repository / "snapshots" / revision / HUB_FILE
-    return cached if cached.is_file() else None
+    found = _find(row_of(model_name), CONFIG, weights_dir, environ)
+    return found.parent if found is not None else None
 
 
-def hub_cache(environ: Mapping[str, str] | None = None) -> Path:
-    """The Hugging Face cache folder, by the variables that its library reads."""
-    env = os.environ if environ is None else environ
-    if env.get("HF_HUB_CACHE"):
-        return Path(env["HF_HUB_CACHE"]).expanduser()
-    home = env.get("HF_HOME")
-    if not home:
-        home = str(Path(env.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    return Path(home).expanduser() / "hub"
+def has_own_config(model_name: str, weights_dir: Path) -> bool:
+    """Whether the weights folder holds a config.json of the model. Raises ValueError."""
+    place = (weights_dir / row_of(model_name).weights).with_name(CONFIG)
+    return is_folder(model_name) and _is_file_in(place, weights_dir)
 
 
-def where_to_put(model_name: str, weights_dir: Path | None) -> str:
-    """What to tell a user whose weights are missing."""
-    row = _row(model_name)
-    folder = weights_dir if weights_dir is not None else Path("<weights folder>")
+def known(weights_dir: Path) -> list[str]:
+    """Every model of the table, then those that have a folder of their own in the weights folder."""
+    table = [name for task in names.tasks() for name in names.models(task)]
+    own = []
+    for folder in sorted(weights_dir.iterdir()) if weights_dir.is_dir() else []:
+        name = folder.name.replace("--", "/", 1)
+        try:
+            if has_own_config(name, weights_dir):
+                own.append(name)
+        except ValueError:
+            continue  # no folder that a model can have
+    return list(dict.fromkeys([*table, *own]))
+
+
+def is_folder(model_name: str) -> bool:
+    """Whether the model is a folder of files, not one file. Raises ValueError."""
+    return row_of(model_name).builder == _HUGGINGFACE
+
+
+def needs_config(model_name: str) -> bool:
+    """Whether only a config.json says how the network is built. Raises ValueError."""
+    return is_folder(model_name) and _known(model_name) is None
+
+
+def where_to_put(model_name: str, weights_dir: Path | None, why: str = "") -> str:
+    """What to tell a user whose weights are missing; `why` is what the hub said. Raises ValueError."""
+    reason = f" on this machine, and {why}" if why else ""
     return (
-        f"pretrained weights of {model_name} were not found. Put the file {HUB_FILE} of "
-        f"https://huggingface.co/{row.hub} at {folder / row.weights} (safetensors, timm's tensor names), "
-        'or train from scratch with advanced_settings {"pretrained": false}'
+        f"pretrained weights of {model_name} were not found{reason}. {_put(model_name, weights_dir)}, "
+        'or start from random weights: by advanced_settings {"pretrained": false}, or by the setting '
+        "missing_weights = random"
     )
 
 
-def _row(model_name: str) -> names.Model:
+def where_to_put_config(model_name: str, weights_dir: Path | None) -> str:
+    """What to tell a user whose Hugging Face model has no config.json here. Raises ValueError."""
+    return (
+        f"the file {CONFIG} of {model_name} was found neither in the weights folder nor in the hub's cache; "
+        f"it says how the network is built, so it is needed without pretrained weights, too. "
+        f"{_put(model_name, weights_dir)}"
+    )
+
+
+def _put(model_name: str, weights_dir: Path | None) -> str:
+    row = row_of(model_name)
+    folder = weights_dir if weights_dir is not None else Path("<weights folder>")
+    origin = f" of {hub.HOME}/{row.hub}" if row.hub else ""
+    pull = f"on a connected machine `amlocal weights pull {row.name}` gets " if row.hub else ""
+    if row.builder == _HUGGINGFACE:
+        files, place = f"{CONFIG}, {HUB_FILE} and {PREPROCESSOR}", (folder / row.weights).parent
+        return f"Put {files}{origin} into {place}" + (f" ({pull}them)" if pull else "")
+    kind = "safetensors, timm's tensor names"
+    return f"Put the file {HUB_FILE}{origin} at {folder / row.weights} ({kind}; {pull}it)"
+
+
+def _known(model_name: str) -> names.Model | None:
     for task in names.tasks():
         if model_name in names.models(task):
             return names.models(task)[model_name]
-    raise ValueError(f"unknown model {model_name!r}")
+    return None
+
+
+def _find(
+    row: names.Model, file: str, weights_dir: Path | None, environ: Mapping[str, str] | None
+) -> Path | None:
+    if weights_dir is not None:
+        own = (weights_dir / row.weights).with_name(file) if file != HUB_FILE else weights_dir / row.weights
+        if _is_file_in(own, weights_dir):
+            return own
+    snapshot = hub.snapshot(row.hub, environ) if row.hub else None
+    return snapshot / file if snapshot is not None and (snapshot / file).is_file() else None
+
+
+def _is_file_in(path: Path, folder: Path) -> bool:
+    """No link leads out of the weights folder: who may write there must not choose what else is read."""
+    try:
+        return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):
+        return False

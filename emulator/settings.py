@@ -36,7 +36,8 @@ class Settings:
     """What a server was told. Paths are absolute; `max_body` is in bytes.
 
     Folders below `allow_paths` may be mounted as datastores. `mirrors`: URL prefix to the folder with a copy
-    of what is behind it.
+    of what is behind it. `cache_max_gb` is the most that the decoded images of all jobs together may take on
+    disk, in 10^9 bytes; images beyond it are decoded whenever they are needed.
     """
 
     data_dir: Path
@@ -46,6 +47,7 @@ class Settings:
     weights_dir: Path | None = None
     missing_weights: Literal["error", "random"] = "error"
     max_body: int = 4 * 1024**3
+    cache_max_gb: float = 10.0
     allow_paths: tuple[Path, ...] = ()
     mirrors: Mapping[str, Path] = field(default_factory=dict)
     environments: EnvironmentSettings = field(default_factory=EnvironmentSettings)
@@ -143,12 +145,24 @@ def _convert(key: str, value: Any, source: str) -> Any:
         return {_url(prefix, source): _path(folder) for prefix, folder in _table(key, value, source).items()}
     if key == "environments":
         return _environments(value, source)
+    if key == "cache_max_gb":
+        return _size(key, value, source)
     try:
         number = int(value)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{key} = {value!r} (from {source}) is not a whole number.") from error
     if key.endswith("port") and not 1 <= number <= 65534:
         raise SettingsError(f"{key} = {number} (from {source}): use a port from 1 to 65534.")
+    return number
+
+
+def _size(key: str, value: Any, source: str) -> float:
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = float("nan")
+    if not 0 <= number < float("inf"):
+        raise SettingsError(f"{key} = {value!r} (from {source}): use a number of at least 0.")
     return number
 
 

@@ -139,3 +139,8 @@ def _unflatten(
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                # Fused optimizers walk through memory: a weight and what belongs to it must lie alike.
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+_FUSED = ("cpu", "cuda")
 CLIP_VALUE = 5.0
 CLIP_NORM = 1.0
 
@@ -37,17 +38,30 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def optimizer(model: nn.Module, parameters: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """SGD, Adam or AdamW over `parameter_groups`."""
+def optimizer(
+    model: nn.Module, parameters: Mapping[str, Any], *, fused: bool | None = None
+) -> torch.optim.Optimizer:
+    """SGD, Adam or AdamW over `parameter_groups`.
+
+    `fused` (all of a step in one kernel; the same numbers within rounding) is used where PyTorch has it for
+    the parameters' device, unless it is set to False.
+    """
     groups = [group for group in parameter_groups(model, parameters["weight_decay"]) if group["params"]]
     rate = parameters["learning_rate"]
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    build: Callable[..., torch.optim.Optimizer] = kinds[parameters["optimizer"]]
+    options: dict[str, Any]
     if parameters["optimizer"] == "sgd":
-        return torch.optim.SGD(
-            groups, lr=rate, momentum=parameters["momentum"], nesterov=parameters["nesterov"]
-        )
-    kind = torch.optim.AdamW if parameters["optimizer"] == "adamw" else torch.optim.Adam
-    betas = (parameters["beta1"], parameters["beta2"])
-    return kind(groups, lr=rate, betas=betas, amsgrad=parameters["ams_gradient"])
+        options = {"momentum": parameters["momentum"], "nesterov": parameters["nesterov"]}
+    else:
+        options = {
+            "betas": (parameters["beta1"], parameters["beta2"]),
+            "amsgrad": parameters["ams_gradient"],
+        }
+    everything = [parameter for group in groups for parameter in group["params"]]
+    if fused is not False and all(p.device.type in _FUSED and p.is_floating_point() for p in everything):
+        options["fused"] = True
+    return build(groups, lr=rate, **options)
 
 
 def warmup_cosine(step: int, warm: int, total: int, cycles: float) -> float:
@@ -67,11 +81,16 @@ def step_decay(epoch: int, size: int, gamma: float) -> float:
 
 
 class Schedule:
-    """Sets the learning rate before each batch; it is a function of the batch number, so it has no state."""
+    """Sets the learning rate before each batch; it is a function of the batch number, so it has no state.
 
-    def __init__(self, parameters: Mapping[str, Any], batches_per_epoch: int) -> None:
+    `scale` multiplies the rate: by the number of processes, as each step then sees that many times as many
+    images.
+    """
+
+    def __init__(self, parameters: Mapping[str, Any], batches_per_epoch: int, *, scale: float = 1.0) -> None:
         self._parameters = parameters
         self._batches = batches_per_epoch
+        self._rate = parameters["learning_rate"] * scale
 
     def factor(self, epoch: int, batch: int) -> float:
         """Share of the learning rate at one batch of one epoch, both from 0."""
@@ -87,7 +106,7 @@ class Schedule:
 
     def apply(self, optimizer: torch.optim.Optimizer, epoch: int, batch: int) -> float:
         """Set the rate of every group; returns it."""
-        rate = float(self._parameters["learning_rate"] * self.factor(epoch, batch))
+        rate = float(self._rate * self.factor(epoch, batch))
         for group in optimizer.param_groups:
             group["lr"] = rate
         return rate

@@ -10,9 +10,13 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-TASKS = {"image-classification": "amlocal.trainers.tasks.classification:Classification"}
-BUILDERS = {"timm": "amlocal.trainers.models.timm:build"}
-PREDICTORS = {"image-classification": "amlocal.trainers.tasks.classification_scoring:Predictor"}
+_CLASSIFICATION = ("image-classification", "image-classification-multilabel")
+TASKS = dict.fromkeys(_CLASSIFICATION, "amlocal.trainers.tasks.classification:Classification")
+BUILDERS = {
+    "timm": "amlocal.trainers.models.timm:build",
+    "huggingface": "amlocal.trainers.models.huggingface:build",
+}
+PREDICTORS = dict.fromkeys(_CLASSIFICATION, "amlocal.trainers.tasks.classification_scoring:Predictor")
 
 
 def task(name: str) -> Callable[..., Any]:

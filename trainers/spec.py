@@ -12,6 +12,18 @@ from amlocal.compat import names
 from amlocal.trainers.errors import TrainingError
 
 SCHEMA = 1
+MULTILABEL = "image-classification-multilabel"
+VERBOSITIES = ("NotSet", "Debug", "Info", "Warning", "Error", "Critical")
+
+
+@dataclass(frozen=True)
+class Start:
+    """An earlier run to go on from: its weights, and its labels where they are known."""
+
+    run_id: str
+    model_name: str
+    weights: Path
+    labels: Path | None
 
 
 @dataclass(frozen=True)
@@ -36,11 +48,26 @@ class Spec:
     missing_weights: str = "error"
     attempt: int = 1
     notices: tuple[str, ...] = field(default=())
+    ignored: tuple[str, ...] = field(default=())
+    start: Start | None = None
+    node_count: int = 1
+    cache_max_gb: float | None = None
+    log_verbosity: str = "Info"
 
     @property
     def pretrained(self) -> bool:
         """False only when advanced_settings says so."""
         return self.advanced.get("pretrained", True) is not False
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image may have any number of labels."""
+        return self.task == MULTILABEL
+
+    @property
+    def stream(self) -> bool:
+        """Whether images are read while training goes on; only a literal true counts (Azure's rule)."""
+        return self.advanced.get("stream_image_files") is True
 
 
 def load(path: Path) -> Spec:
@@ -64,13 +91,21 @@ def load(path: Path) -> Spec:
 def _spec(raw: Mapping[str, Any]) -> Spec:
     task = names.task(raw["task"]).name
     given = dict(raw.get("parameters") or {})
-    model = names.model(task, given.pop("model_name", None) or names.default_model(task))
+    name = given.pop("model_name", None) or names.default_model(task)
+    model = names.model(task, name, _optional(raw, "weights_dir"))
     advanced, notices = _advanced(raw, given)
     parameters = names.effective(task, model.name, given)
+    notices += names.apply_size_rules(model, parameters, given)
     rows = names.hyperparameters(task)
     notices += [f"{n} has no effect here: {rows[n].note}" for n in given if rows[n].effect == "ignored"]
     if raw.get("missing_weights", "error") not in ("error", "random"):
         raise ValueError(f"missing_weights is {raw['missing_weights']!r}; it must be error or random")
+    verbosity = raw.get("log_verbosity") or "Info"
+    if verbosity not in VERBOSITIES:
+        raise ValueError(f"log_verbosity is {verbosity!r}; it must be one of {', '.join(VERBOSITIES)}")
+    nodes = raw.get("node_count", 1)
+    if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 1:
+        raise ValueError(f"node_count is {nodes!r}; it must be a whole number of at least 1")
     size = raw.get("validation_data_size") or 0.2
     if not 0 < size < 1:
         raise ValueError(f"validation_data_size is {size}; it must lie between 0 and 1")
@@ -93,7 +128,19 @@ def _spec(raw: Mapping[str, Any]) -> Spec:
         missing_weights=raw.get("missing_weights", "error"),
         attempt=int(raw.get("attempt", 1)),
         notices=tuple(notices),
+        ignored=tuple(raw.get("ignored") or ()),
+        start=_start(raw.get("start")),
+        node_count=nodes,
+        cache_max_gb=raw.get("cache_max_gb"),
+        log_verbosity=verbosity,
     )
+
+
+def _start(raw: Mapping[str, Any] | None) -> Start | None:
+    if raw is None:
+        return None
+    labels = _optional(raw, "labels")
+    return Start(str(raw["run_id"]), str(raw["model_name"]), Path(raw["weights"]), labels)
 
 
 def _advanced(raw: Mapping[str, Any], given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

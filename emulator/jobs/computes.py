@@ -55,15 +55,24 @@ def limits(connection: Connection, places: Iterable[tuple[str, str]]) -> dict[tu
     return {place: _of(place[1], made.get((place[0], place[1].lower()), {})) for place in asked}
 
 
-def check(connection: Connection, workspace: Workspace, compute: str, instances: int) -> None:
-    """Raises AzureError 400 when a job takes more nodes than its compute can ever have."""
+def check(
+    connection: Connection,
+    workspace: Workspace,
+    compute: str,
+    instances: int,
+    field: str = "resources.instance_count",
+) -> None:
+    """Raises AzureError 400 when a job takes more nodes than its compute can ever have.
+
+    `field` is what says how many it takes.
+    """
     limit = limits(connection, [(workspace.id, compute)])[workspace.id, compute]
     if limit.most is not None and instances > limit.most:
         raise user_error(
-            f"resources.instance_count is {instances} and compute {compute} has at most {limit.most} "
+            f"{field} is {instances} and compute {compute} has at most {limit.most} "
             f"node{'' if limit.most == 1 else 's'}. Ask for fewer instances, or give the cluster a larger "
             "max_instances.",
-            target="resources.instanceCount",
+            target="resources.instanceCount" if field == "resources.instance_count" else field,
         )
 
 

@@ -73,11 +73,17 @@ def fraction(parent: Mapping[str, Any], key: str, name: str, target: str) -> flo
 
 
 def texts(parent: Mapping[str, Any], key: str) -> dict[str, str]:
-    """An object of texts (tags, properties); null values are left out."""
+    """An object of texts (tags, properties); null values are left out.
+
+    A number or a truth value among the properties is taken as its text, as Azure does: its own samples set
+    node_count_per_trial to 2.
+    """
     found = {}
     for name, value in mapping(parent, key, key).items():
         if value is None:
             continue
+        if key == "properties" and isinstance(value, int | float):
+            value = str(value)
         if not isinstance(value, str):
             raise user_error(
                 f"{key}.{name} must be a text, not {shown(value)}; write it in quotes.",

@@ -38,7 +38,8 @@ class Slots:
 
     The two are counted apart, so that neither waits for the other. A command job takes one slot for each of
     its instances (at most all). On a host with `devices`, its GPUs, what runs on a GPU compute takes as many
-    of those as it has processes: a command instead of command slots, a trial beside its own.
+    of those as it has processes: a command instead of command slots, a trial beside its own. A trial whose
+    training is distributed has a process for each GPU of its share of the host.
     """
 
     training: int = 1
@@ -95,7 +96,7 @@ class Slots:
                 if not limit.stopped and instances(leaf) <= (limit.nodes or 0):
                     closed.add(place)
                 continue
-            gpus = min(len(self.devices), _processes(leaf)) if limit.gpu else 0
+            gpus = min(len(self.devices), self._processes(leaf)) if limit.gpu else 0
             need = self._need(leaf) if leaf.kind == "trial" or not gpus else 0
             if gpus > len(devices):
                 devices = []
@@ -114,19 +115,18 @@ class Slots:
         """How many slots of its kind a leaf takes."""
         return 1 if leaf.kind == "trial" else min(self.commands, instances(leaf))
 
+    def _processes(self, leaf: JobRecord) -> int:
+        """How many GPUs a leaf can use: one for each of its processes."""
+        if leaf.kind == "trial":
+            return max(1, len(self.devices) // self.training) if leaf.body.get("distributed") is True else 1
+        each = (leaf.body.get("distribution") or {}).get("processCountPerInstance")
+        return instances(leaf) * (each if isinstance(each, int) and each > 0 else 1)
+
 
 def instances(leaf: JobRecord) -> int:
     """How many nodes of its compute a leaf takes."""
-    count = (leaf.body.get("resources") or {}).get("instanceCount") if leaf.kind == "command" else None
+    count = (leaf.body.get("resources") or {}).get("instanceCount")
     return count if isinstance(count, int) and count > 0 else 1
-
-
-def _processes(leaf: JobRecord) -> int:
-    """How many GPUs a leaf can use: one for each of its processes."""
-    if leaf.kind != "command":
-        return 1
-    each = (leaf.body.get("distribution") or {}).get("processCountPerInstance")
-    return instances(leaf) * (each if isinstance(each, int) and each > 0 else 1)
 
 
 def priority(body: Mapping[str, Any]) -> int:

@@ -172,7 +172,7 @@ def test_very_long_lines_are_capped(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("value", "label"),
-    [("cat", "cat"), (" cat", " cat"), (3, "3"), (0, "0"), (1.5, "1.5"), (True, "True"), ("ü✓", "ü✓")],
+    [("cat", "cat"), (" cat", " cat"), (3, "3"), (0, "0"), (1.5, "1.5"), ("3", "3"), ("ü✓", "ü✓")],
 )
 def test_labels_are_text(folder: Path, value: object, label: str) -> None:
     report = check(folder, [{"image_url": "images/1.jpg", "label": value}], minimum_rows=1)
@@ -204,8 +204,15 @@ MISSING = object()
         ("image-classification", "a\nb", "label has a control character"),
         ("image-classification", "\ud800", "is not valid Unicode"),
         ("image-classification", "x" * 1025, "label is longer than 1,024 characters"),
+        ("image-classification", True, "label is true or false; one text or number is needed"),
+        ("image-classification", False, "label is true or false"),
         ("image-classification-multilabel", MISSING, "no label"),
-        ("image-classification-multilabel", "a", "label is not a list"),
+        ("image-classification-multilabel", None, "no label"),
+        ("image-classification-multilabel", "", "label is empty"),
+        ("image-classification-multilabel", {"label": "a"}, "label is an object"),
+        ("image-classification-multilabel", True, "label is true or false"),
+        ("image-classification-multilabel", [True], "label is true or false"),
+        ("image-classification-multilabel", ["a", {"label": "a"}], "label is an object"),
         ("image-classification-multilabel", ["a", None], "no label"),
         ("image-classification-multilabel", [["a"]], "label is a list; one text or number is needed"),
     ],
@@ -221,12 +228,86 @@ def test_rows_with_a_wrong_label_are_dropped(folder: Path, task: str, value: obj
     assert reason in report.dropped[0].reason
 
 
+def test_a_number_and_the_same_text_are_one_class(folder: Path) -> None:
+    rows = [{"image_url": f"images/{n}.jpg", "label": (7, "7")[n % 2]} for n in range(10)]
+    assert check(folder, list(rows)).labels == {"7": 10}
+    many = [row | {"label": [row["label"], "x"]} for row in rows]
+    report = check(folder, list(many), task="image-classification-multilabel")
+    assert (report.labels, report.dropped) == ({"7": 10, "x": 10}, [])
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"format": "jpg", "width": "400px", "height": "258px"},
+        {"format": "jpeg", "width": 400, "height": 258},
+        {"format": "gif", "width": -1, "height": "much"},
+        {"width": None},
+        {},
+        None,
+        "400px",
+        [400, 258],
+    ],
+)
+def test_image_details_do_no_harm(folder: Path, details: object) -> None:
+    rows = [
+        {"image_url": f"images/{n}.jpg", "label": "ab"[n % 2], "image_details": details} for n in range(10)
+    ]
+    report = check(folder, list(rows))
+    assert (len(report.rows), report.dropped, report.errors) == (10, [], [])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "azureml://subscriptions/s/resourcegroups/g/workspaces/w/datastores/d/paths/images/{n}.jpg",
+        "azureml://subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"
+        "/datastores/d/paths/images/{n}.jpg",
+        "azureml://datastores/d/paths/images/{n}.jpg",
+        "{folder}/images/{n}.jpg",
+        "file://{folder}/images/{n}.jpg",
+        "images/{n}.jpg",
+        "./images/{n}.jpg",
+    ],
+)
+def test_every_form_of_image_url_names_the_same_image(folder: Path, form: str) -> None:
+    def resolve(uri: str) -> Path:
+        if uri.startswith("azureml:"):
+            return folder / parse_datastore(uri).path
+        return Path(uri.removeprefix("file://"))
+
+    rows = [{"image_url": form.format(n=n, folder=folder), "label": "a"} for n in range(10)]
+    report = check(folder, list(rows), resolve=resolve)
+    assert [row.path for row in report.rows] == [str(folder / "images" / f"{n}.jpg") for n in range(10)]
+
+
+def test_one_text_or_number_counts_as_a_list_of_one(folder: Path) -> None:
+    rows = [{"image_url": f"images/{n}.jpg", "label": ("a", 2, ["a"])[n % 3]} for n in range(12)]
+    report = check(folder, list(rows), task="image-classification-multilabel")
+    assert [row.label for row in report.rows[:3]] == [("a",), ("2",), ("a",)]
+    assert report.rows[0].as_dict()["label"] == ["a"]
+    assert "8 of 12 labels are no list; each counts as a list of one here, Azure drops such rows." in (
+        report.notices
+    )
+
+
 def test_multilabel_rows_keep_each_class_once_and_may_have_none(folder: Path) -> None:
     rows = [{"image_url": "images/1.jpg", "label": ["b", 1, "b"]}, {"image_url": "images/2.jpg", "label": []}]
     report = check(folder, rows, task="image-classification-multilabel", minimum_rows=1)
     assert [row.label for row in report.rows] == [("b", "1"), ()]
     assert report.labels == {"b": 1, "1": 1}
-    assert report.rows[0].as_dict()["label"] == ["b", "1"]
+    assert [row.as_dict()["label"] for row in report.rows] == [["b", "1"], []]
+    assert report.as_dict()["labels"] == {"1": 1, "b": 1}
+    assert report.unlabelled == 1
+    assert "1 of 2 images have no label; they are trained on." in report.notices
+
+
+def test_not_one_label_is_an_error(folder: Path) -> None:
+    rows = [{"image_url": f"images/{n}.jpg", "label": []} for n in range(10)]
+    report = check(folder, list(rows), task="image-classification-multilabel")
+    assert [(error.code, error.message) for error in report.errors] == [
+        ("NoLabels", "train: not one of 10 images has a label.")
+    ]
 
 
 @pytest.mark.parametrize(

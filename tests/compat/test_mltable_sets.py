@@ -56,7 +56,14 @@ def test_image_column_that_is_nowhere(folder: Path) -> None:
     [
         (["a"] * 12, "all 12 labels are the one class 'a'."),
         (["a"] * 12 + ["b"] * 3, "1 class with fewer than 10 images: 'b' (3)."),
-        (["a"] * 40 + ["b"] * 4, "imbalanced classes: 'a' has 40 images, 'b' has 4."),
+        (
+            ["a"] * 40 + ["b"] * 4,
+            "imbalanced classes: 'a' has 40 images, 'b' has 4, 10.0 to 1; weighted_loss can help.",
+        ),
+        (
+            ["a"] * 30 + ["b"] * 10,
+            "imbalanced classes: 'a' has 30 images, 'b' has 10, 3.0 to 1; weighted_loss can help.",
+        ),
         (["Cat"] * 12 + ["cat "] * 12, "classes that differ only by case or blanks: 'Cat' and 'cat '."),
     ],
 )
@@ -70,6 +77,21 @@ def test_notices(folder: Path, labels: list[str], notice: str) -> None:
 
 def test_balanced_classes_give_no_notice(folder: Path) -> None:
     assert check(folder, list(GOOD)).notices == []
+
+
+def test_the_imbalance_is_in_the_report_whether_or_not_it_is_worth_a_notice(folder: Path) -> None:
+    labels = ["a"] * 29 + ["b"] * 10
+    report = check(
+        folder, [{"image_url": f"images/{n}.jpg", "label": label} for n, label in enumerate(labels)]
+    )
+    assert report.notices == []
+    assert report.as_dict()["imbalance"] == {
+        "largest": {"label": "a", "images": 29},
+        "smallest": {"label": "b", "images": 10},
+        "rate": 2.9,
+    }
+    one = check(folder, [{"image_url": f"images/{n}.jpg", "label": "a"} for n in range(10)])
+    assert (one.errors, one.as_dict()["imbalance"]) == ([], None)
 
 
 def test_two_sets_compared(folder: Path) -> None:
@@ -119,6 +141,12 @@ def test_the_report_as_json(folder: Path) -> None:
     assert json.loads(json.dumps(report.as_dict())) == {
         "rows": 20,
         "labels": {"a": 10, "b": 10},
+        "unlabelled": 0,
+        "imbalance": {
+            "largest": {"label": "a", "images": 10},
+            "smallest": {"label": "b", "images": 10},
+            "rate": 1.0,
+        },
         "dropped": [{"file": "train_annotations.jsonl", "line": 21, "reason": "no label", "column": "label"}],
         "notices": [],
         "errors": [],

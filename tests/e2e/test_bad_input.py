@@ -70,14 +70,14 @@ def refusal(client: Any, made: Any) -> Any:
     ("parameters", "compute", "limits", "code", "wanted"),
     [
         ({"model_name": "resnet81"}, "cpu-cluster", None, 400, ["resnet81", "resnet18"]),
-        ({"model_name": "vitl16r224"}, "cpu-cluster", None, 501, ["vitl16r224", "not there yet"]),
+        ({"model_name": "nobody/no-model"}, "cpu-cluster", None, 400, ["nobody/no-model", "onfig.json"]),
         ({}, "gpu-clutser", None, 400, ["gpu-clutser", "cpu-cluster", "gpu-cluster"]),
         ({}, "cpu-cluster", {"max_trials": 0}, 400, ["max_trials", "0"]),
         ({"learning_rate": -1.0}, "cpu-cluster", None, 400, ["learning_rate", "-1"]),
         ({"number_of_epochs": 0}, "cpu-cluster", None, 400, ["number_of_epochs", "0"]),
         ({"advanced_settings": "{}"}, "cpu-cluster", None, 400, ["resnet18", "weights", ".safetensors"]),
     ],
-    ids=["model", "model-not-yet", "compute", "max-trials", "learning-rate", "epochs", "weights"],
+    ids=["model", "hub-model", "compute", "max-trials", "learning-rate", "epochs", "weights"],
 )
 def test_refused_at_submit(
     ml_client: Any,

@@ -153,10 +153,10 @@ def test_logs_and_artifacts_download(client: Any, finished: Any, tmp_path: Path)
     assert settings["valid_crop_size"] == 32 and settings["valid_resize_size"] == 32
     assert not list(model.rglob("*.pkl"))
     assert json.loads((artifacts / "train_artifacts" / "labels.json").read_text()) == ["0", "1", "2"]
-    matrix = next(artifacts.rglob("confusion_matrix*"))
-    data = json.loads(matrix.read_text())["data"]
+    data = json.loads((artifacts / "confusion_matrix").read_text())["data"]
     assert data["class_labels"] == ["0", "1", "2"]
     assert sum(map(sum, data["matrix"])) == 20
+    assert (artifacts / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_studio_page_shows_the_run(server: Any, finished: Any) -> None:

@@ -30,6 +30,10 @@ def test_flags_win_over_environment_over_file_over_default(tmp_path: Path) -> No
         ({}, {}, "port = ", "not valid TOML"),
         ({}, {"AMLOCAL_MIRRORS": "x"}, "", "mirrors .* is not JSON"),
         ({}, {}, 'mirrors = {"ftp://x" = "/data"}', "must begin with https://"),
+        ({}, {"AMLOCAL_CACHE_MAX_GB": "much"}, "", r"cache_max_gb = 'much' .*at least 0"),
+        ({}, {}, "cache_max_gb = -1", r"cache_max_gb = -1 .*at least 0"),
+        ({}, {}, "cache_max_gb = inf", r"cache_max_gb = inf .*at least 0"),
+        ({}, {}, "cache_max_gb = true", r"cache_max_gb = True .*at least 0"),
         ({}, {}, 'environments = {mode = "docker"}', "environments.mode = 'docker' .*host or venv"),
         ({}, {}, "environments = {strict = 1}", "environments.strict = 1 .*true or false"),
         ({}, {}, "environments = {image = 1}", "environments.image .*Known: mode, strict, interpreters"),
@@ -41,6 +45,15 @@ def test_a_wrong_value_is_named_with_its_source(
     (tmp_path / "config.toml").write_text(config)
     with pytest.raises(SettingsError, match=message):
         settings.load({"data_dir": str(tmp_path), **flags}, environ)
+
+
+def test_room_for_decoded_images(tmp_path: Path) -> None:
+    flags = {"data_dir": str(tmp_path)}
+    assert settings.load(flags, {}).cache_max_gb == 10.0
+    assert settings.load(flags, {"AMLOCAL_CACHE_MAX_GB": "2.5"}).cache_max_gb == 2.5
+    (tmp_path / "config.toml").write_text("cache_max_gb = 0\n")
+    loaded = settings.load(flags, {})
+    assert loaded.cache_max_gb == 0.0 and settings.from_json(settings.to_json(loaded)) == loaded
 
 
 def test_the_worker_gets_the_same_settings(tmp_path: Path) -> None:

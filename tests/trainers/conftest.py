@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from painted import COLOURS, paint, write_manifest
 from PIL import Image
+
+from amlocal.trainers import progress
 
 # As the command line does it, before PyTorch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-
-COLOURS = {"blue": (40, 60, 200), "green": (30, 170, 60), "red": (210, 40, 40)}
-
-
-def paint(path: Path, label: str, number: int, size: tuple[int, int] = (48, 40)) -> Path:
-    """A noisy plain image whose colour is its class; the same for the same arguments."""
-    noise = np.random.default_rng(number).integers(-30, 31, (size[1], size[0], 3))
-    pixels = (np.array(COLOURS[label]) + noise).clip(0, 255).astype(np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, quality=92)
-    return path
-
-
-def write_manifest(path: Path, rows: Iterable[tuple[Path, str]]) -> Path:
-    """A manifest as the server writes it."""
-    lines = [
-        {"path": str(image), "etag": f"e{n}", "label": label, "source": f"{path.stem}.jsonl:{n}"}
-        for n, (image, label) in enumerate(rows, 1)
-    ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -121,3 +104,53 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+
+
+class ImageDesk:
+    """For tests of decoded images: rows of real files, how often they are decoded, bytes on disk."""
+
+    def rows(self, folder: Path, number: int, size: tuple[int, int] = (64, 64)) -> list[Any]:
+        """Samples of `number` different JPEG images of `size` (width, height)."""
+        from amlocal.trainers.data.samples import Sample
+
+        folder.mkdir(parents=True, exist_ok=True)
+        found = []
+        for n in range(number):
+            noise = np.random.default_rng(n).integers(0, 256, (size[1] // 4, size[0] // 4, 3), dtype=np.uint8)
+            Image.fromarray(noise).resize(size).save(folder / f"{n}.jpg")
+            found.append(Sample(folder / f"{n}.jpg", f"e{n}", ("a",), f"t.jsonl:{n + 1}"))
+        return found
+
+    @contextmanager
+    def counted(self) -> Iterator[list[int]]:
+        """A list whose one element becomes the number of images decoded inside."""
+        from amlocal.trainers.data import images
+
+        found = [0]
+        before = images.DECODES.value
+        yield found
+        found[0] = images.DECODES.value - before
+
+    def fresh(self, rows: Sequence[Any], geometry: Any) -> list[Any]:
+        """The pixels as they are without any cache."""
+        from amlocal.trainers.data import cache
+
+        return [cache.decoded(row, geometry) for row in rows]
+
+    def on_disk(self, folder: Path) -> int:
+        """Bytes of a cache folder's files; on disk each takes a part of a block more at most."""
+        found = [path.stat() for path in folder.iterdir() if path.suffix != ".lock"]
+        size = sum(status.st_size for status in found)
+        assert sum(status.st_blocks * 512 for status in found) <= size + 4096 * len(found)
+        return size
+
+
+@pytest.fixture(scope="session")
+def desk() -> ImageDesk:
+    return ImageDesk()
+
+
+@pytest.fixture(autouse=True)
+def usual_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial's log_verbosity does not outlive its test."""
+    monkeypatch.setattr(progress._Level, "lowest", progress._Level.lowest)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 from amlocal.compat import names
 from amlocal.trainers import optim
+from amlocal.trainers.checkpoints import Checkpoints
 
 
 def parameters(**given: Any) -> dict[str, Any]:
@@ -83,6 +85,75 @@ def test_optimizers_get_their_own_parameters(given: dict[str, Any], kind: str, f
     assert [group["weight_decay"] for group in found.param_groups] == [0.5, 0.0]
     for group in found.param_groups:
         assert {key: group[key] for key in facts} == facts
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+        {"optimizer": "sgd", "momentum": 0.0, "nesterov": False},
+        {"optimizer": "adam"},
+        {"optimizer": "adam", "ams_gradient": True},
+        {"optimizer": "adamw"},
+    ],
+)
+def test_fused_optimizers_step_as_the_plain_ones_do(given: dict[str, Any]) -> None:
+    ends = []
+    for fused in (None, False):
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.LayerNorm(5), nn.Linear(5, 2))
+        found = optim.optimizer(model, parameters(learning_rate=0.01, **given), fused=fused)
+        assert bool(found.param_groups[0].get("fused")) is (fused is None)
+        for _ in range(20):
+            found.zero_grad()
+            (model(torch.randn(8, 6)) - 1).square().mean().backward()
+            found.step()
+        ends.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(ends[0], ends[1], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_fused_steps_go_on_exactly_after_a_checkpoint_of_channels_last_weights(
+    tmp_path: Path, optimizer: str
+) -> None:
+    """A file keeps no order in memory, and a fused step pairs numbers by their place in memory."""
+
+    def step(model: nn.Module, found: torch.optim.Optimizer, seed: int) -> None:
+        images = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
+        found.zero_grad()
+        model(images.to(memory_format=torch.channels_last)).square().mean().backward()
+        found.step()
+
+    def make() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        return model, optim.optimizer(model, parameters(optimizer=optimizer))
+
+    (whole, first), (resumed, second) = make(), make()
+    step(whole, first, 1)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(0, whole, first, {}, best=True)
+    checkpoint = checkpoints.latest()
+    assert checkpoint is not None
+    checkpoints.restore(checkpoint, resumed, second)
+    step(whole, first, 2)
+    step(resumed, second, 2)
+    for ours, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_where_there_is_no_fused_step_the_plain_one_is_taken() -> None:
+    model = nn.Linear(2, 2, dtype=torch.complex64)
+    found = optim.optimizer(model, parameters())
+    assert type(found) is torch.optim.SGD
+    assert not found.param_groups[0].get("fused")
+
+
+def test_the_rate_is_multiplied_by_the_number_of_processes() -> None:
+    given = parameters(learning_rate=0.02, warmup_cosine_lr_warmup_epochs=0)
+    found = optim.optimizer(nn.Linear(2, 2), given)
+    assert optim.Schedule(given, 4, scale=3).apply(found, 0, 0) == pytest.approx(0.06)
+    assert [group["lr"] for group in found.param_groups] == pytest.approx([0.06, 0.06])
 
 
 def test_gradients_are_clipped_by_value_or_by_norm() -> None:

@@ -18,7 +18,7 @@ def test_defaults_are_filled_in_and_text_is_read(make_spec: Any) -> None:
     assert found.validation_data_size == 0.2
     assert not found.pretrained
     (notice,) = found.notices
-    assert notice.startswith("number_of_workers has no effect here: images are decoded once into a cache")
+    assert notice.startswith("number_of_workers has no effect here: images are decoded by a thread")
 
 
 def test_advanced_settings_as_text_are_read_too(make_spec: Any) -> None:
@@ -34,13 +34,14 @@ def test_advanced_settings_as_text_are_read_too(make_spec: Any) -> None:
     ("fields", "message"),
     [
         ({"parameters": {"model_name": "resnet19"}}, "model_name: 'resnet19'.*did you mean"),
-        ({"parameters": {"model_name": "resnet50"}}, "cannot be trained here yet"),
+        ({"parameters": {"model_name": "org/none"}}, "config.json"),
+        ({"log_verbosity": "Loud"}, "log_verbosity is 'Loud'; it must be one of NotSet, Debug"),
+        ({"node_count": 0}, "node_count is 0; it must be a whole number of at least 1"),
         (
             {"parameters": {"learning_rate": 3}},
             "learning_rate: 3 is not allowed; it must be a number from 0 to 1",
         ),
         ({"parameters": {"momentum": 0}}, "nesterov"),
-        ({"parameters": {"checkpoint_run_id": "x"}}, "incremental training"),
         ({"task": "image-sorting"}, "unknown image task"),
         ({"primary_metric": "f1"}, "primary_metric: 'f1'"),
         ({"missing_weights": "download"}, "missing_weights is 'download'"),

@@ -266,19 +266,6 @@ def test_every_nth_epochs_weights_are_kept_when_asked(make_spec: Any) -> None:
     assert "fc.weight" in torch.load(artifacts / "train_artifacts/1_model.pt", weights_only=True)
 
 
-def test_weighted_loss_counts_rare_classes_more_from_an_imbalance_above_two() -> None:
-    from amlocal.trainers.tasks.classification import class_weights
-
-    assert class_weights({0: 100, 1: 25}, 2, 0) is None
-    assert class_weights({0: 50, 1: 25}, 2, 1) is None
-    root = class_weights({0: 100, 1: 25}, 3, 1)
-    full = class_weights({0: 100, 1: 25}, 3, 2)
-    assert root is not None
-    assert full is not None
-    assert root.tolist() == pytest.approx([0.1, 0.2, 0.0])
-    assert full.tolist() == pytest.approx([0.01, 0.04, 0.0])
-
-
 def test_trials_of_one_set_share_the_decoded_images(
     make_spec: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -288,4 +275,4 @@ def test_trials_of_one_set_share_the_decoded_images(
     assert "images once" not in capsys.readouterr().out
     files = list((tmp_path / "cache" / "images").glob("*.u8"))
     assert len(files) == 2
-    assert all(not np.asarray(cache.Cache(file)[0]).flags.writeable for file in files)
+    assert all(not np.asarray(cache.Cache(file, [], cache.Training(1))[0]).flags.writeable for file in files)

@@ -2,8 +2,9 @@
 
 Layout of the file: the pixels of each image (height, width, 3) uint8 one after the other, then a JSON index,
 then 16 bytes (length of the index, mark). It is built in a temporary file whose space is reserved first,
-under a lock, fsynced and renamed; to evict it, unlink it. The name is a hash of every image's path, size and
-etag, the decoder's version and rules, and the geometry.
+under a lock, fsynced and renamed. The name is a hash of every image's path, size and etag, the decoder's
+version and rules, and the geometry. Where a bound leaves no room for all pixels, as many images as fit are
+kept and the others are decoded at each access; nothing ever goes beyond the bound.
 """
 
 from __future__ import annotations
@@ -14,160 +15,193 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from amlocal.trainers import files
 from amlocal.trainers.data import images
+from amlocal.trainers.data.geometry import Geometry, Training, Validation
+from amlocal.trainers.data.images import Pixels
+from amlocal.trainers.data.room import TEMPORARY, Room, hold
 from amlocal.trainers.data.samples import Dropped, Sample
+from amlocal.trainers.data.streaming import Streamed, open_streamed
 from amlocal.trainers.device import cpu_threads
 from amlocal.trainers.locking import locked
 from amlocal.trainers.progress import say, warn
 
-_MARK = b"amlcach1"
-Pixels = npt.NDArray[np.uint8]
+__all__ = [
+    "Cache",
+    "Geometry",
+    "Store",
+    "Streamed",
+    "Training",
+    "Uncached",
+    "Validation",
+    "key",
+    "open_store",
+]
 
-
-class Geometry(Protocol):
-    """Which pixels of an image are kept. Implementations are frozen dataclasses: their repr goes into the
-    key."""
-
-    def size(self, width: int, height: int) -> tuple[int, int]:
-        """Height and width of the result for an upright image."""
-
-    def pixels(self, image: Image.Image) -> Pixels:
-        """The result for an opened, not yet decoded image. Raises ImageError."""
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Exactly what validation and scoring feed to the network."""
-
-    resize: int
-    crop: int
-
-    def size(self, width: int, height: int) -> tuple[int, int]:
-        return self.crop, self.crop
-
-    def pixels(self, image: Image.Image) -> Pixels:
-        return images.for_validation(images.decode(image), self.resize, self.crop)
-
-
-@dataclass(frozen=True)
-class Training:
-    """The whole image, its short side reduced to `short` (at least twice the crop); small images stay as they
-    are."""
-
-    short: int
-
-    def size(self, width: int, height: int) -> tuple[int, int]:
-        if min(width, height) > self.short:
-            width, height = images.short_side_size(width, height, self.short)
-        return height, width
-
-    def pixels(self, image: Image.Image) -> Pixels:
-        height, width = self.size(*images.upright_size(image))
-        decoded = images.decode(image, at_least=self.short)
-        if decoded.size != (width, height):
-            decoded = decoded.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        return np.asarray(decoded)
+_MARK = b"amlcach2"
+_INDEX_BYTES = 300
+"""Room for one image in the index, the longest reason included."""
+_REASON_BYTES = 200
+_NOT_KEPT = -1
 
 
 class Store(Protocol):
-    """Pixels by position in the list of samples it was made from."""
+    """Pixels by position in the list of samples it was made from; `dropped` says by position which images
+    were found unreadable beforehand, and why."""
 
     dropped: dict[int, str]
+    decodes: bool
+    """Whether reading an image may decode it now."""
 
-    def __getitem__(self, index: int) -> Pixels: ...
+    def __getitem__(self, index: int) -> Pixels:
+        """(height, width, 3) uint8, perhaps read-only. Raises ImageError for an image that had to be decoded
+        now and could not be."""
+
+
+class _Bound(OSError):
+    """The bound, not the disk, is why there is no room."""
 
 
 class Cache:
-    """A finished cache file, mapped read-only. Raises ValueError when the file is not one."""
+    """A finished cache file, mapped read-only, and held so that nobody unlinks it. It has the pixels of
+    `kept` of its `readable` images; the others are decoded at each access.
 
-    def __init__(self, path: Path) -> None:
-        whole = path.stat().st_size
-        with path.open("rb") as file:
-            file.seek(max(0, whole - 16))
-            tail = file.read(16)
-            if tail[8:] != _MARK:
-                raise ValueError(f"{path} is not a finished cache")
-            length = int.from_bytes(tail[:8], "little")
-            file.seek(whole - 16 - length)
-            index = json.loads(file.read(length))
+    Raises FileNotFoundError, and ValueError when the file is not a finished cache.
+    """
+
+    def __init__(self, path: Path, samples: Sequence[Sample], geometry: Geometry) -> None:
+        self._file = hold(path)
+        self._samples = samples
+        self._geometry = geometry
+        try:
+            whole = os.fstat(self._file.fileno()).st_size
+            index = _read_index(self._file, whole)
+        except BaseException:
+            self._file.close()
+            raise
+        self.size = whole
         self._offsets: list[int] = index["offsets"]
         self._sizes: list[list[int]] = index["sizes"]
         self.dropped: dict[int, str] = {int(key): reason for key, reason in index["dropped"].items()}
-        self._map = (
-            np.memmap(path, dtype=np.uint8, mode="r") if whole > 16 + length else np.empty(0, np.uint8)
-        )
+        self.wanted: int = index["wanted"]
+        self._map = np.memmap(self._file, dtype=np.uint8, mode="r")
+        usable = [offset for i, offset in enumerate(self._offsets) if i not in self.dropped]
+        self.readable = len(usable)
+        self.kept = sum(1 for offset in usable if offset >= 0)
+        self.decodes = self.kept < self.readable
 
     def __getitem__(self, index: int) -> Pixels:
-        height, width = self._sizes[index]
         start = self._offsets[index]
+        if start < 0:
+            return decoded(self._samples[index], self._geometry)
+        height, width = self._sizes[index]
         return self._map[start : start + height * width * 3].reshape(height, width, 3)
 
 
 class Uncached:
     """The same pixels, decoded at each access; for disks without room."""
 
+    decodes = True
+
     def __init__(self, samples: Sequence[Sample], geometry: Geometry) -> None:
         self._samples = samples
         self._geometry = geometry
-        _, self.dropped = _plan(samples, geometry)
-        for index in range(len(samples)):
-            if index not in self.dropped:
-                try:
-                    self[index]
-                except images.ImageError as error:
-                    self.dropped[index] = str(error)
+        sizes, self.dropped = _plan(samples, geometry)
+        offsets = [_NOT_KEPT] * len(samples)
+        self.dropped |= _decode_all(samples, geometry, sizes, offsets, self.dropped, np.empty(0, np.uint8))
 
     def __getitem__(self, index: int) -> Pixels:
-        with images.open_header(self._samples[index].path) as image:
-            return self._geometry.pixels(image)
+        return decoded(self._samples[index], self._geometry)
 
 
-def key(samples: Sequence[Sample], geometry: Geometry) -> str:
-    """Name of the cache for these samples: changes with any file, the decoder, or the geometry."""
+def decoded(sample: Sample, geometry: Geometry) -> Pixels:
+    """The pixels of one image, from its file. Raises ImageError."""
+    with images.open_header(sample.path) as image:
+        return geometry.pixels(image)
+
+
+def key(samples: Sequence[Sample], geometry: Geometry, *, stream: bool = False) -> str:
+    """Name of the cache for these samples: changes with any file, the decoder, or the geometry.
+
+    With `stream` no file is looked at: its path and etag alone name its content.
+    """
     digest = hashlib.sha256(f"{images.DECODER}\n{geometry!r}\n".encode())
     for sample in samples:
-        try:
-            size = sample.path.stat().st_size
-        except OSError:
-            size = -1
+        size = "" if stream else _size(sample.path)
         digest.update(f"{sample.path}\0{size}\0{sample.etag}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
 def open_store(
-    samples: Sequence[Sample], geometry: Geometry, folder: Path, noun: str
+    samples: Sequence[Sample],
+    geometry: Geometry,
+    folder: Path,
+    noun: str,
+    *,
+    max_bytes: int | None = None,
+    stream: bool = False,
 ) -> tuple[Store, list[Dropped]]:
-    """The pixels of `samples`, built if need be, and the samples that cannot be read. `noun` is for the
-    log."""
-    path = folder / f"{key(samples, geometry)}.u8"
-    store: Store
-    with locked(path.with_suffix(".lock"), f"it is decoding the {noun} images"):
+    """The pixels of `samples`, decoded now if need be, and the samples that cannot be read.
+
+    `max_bytes` bounds all files in `folder` together, whichever trial made them; open the smaller set first,
+    since who comes first takes the room. With `stream` nothing is read now: images are decoded when they are
+    first asked for, nothing is dropped beforehand, and reading an image may raise ImageError. `noun` is for
+    the log.
+    """
+    room = Room(folder, max_bytes)
+    name = key(samples, geometry, stream=stream)
+    with locked(folder / f"{name}.lock", f"it is decoding the {noun} images"):
+        if stream:
+            return open_streamed(folder / f"{name}.slots", samples, geometry, room, noun, decoded), []
+        store = _opened(folder / f"{name}.u8", samples, geometry, room, noun)
+    reasons = sorted(store.dropped.items())
+    return store, [Dropped(samples[i].source, f"{samples[i].path.name}: {reason}") for i, reason in reasons]
+
+
+def _opened(path: Path, samples: Sequence[Sample], geometry: Geometry, room: Room, noun: str) -> Store:
+    try:
+        store = _finished(path, samples, geometry, room) or _build(path, samples, geometry, room, noun)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = "cache_max_gb leaves no room" if isinstance(error, _Bound) else f"no room in {room.folder}"
+        warn(f"{where} for decoded {noun} images; every epoch decodes them again, which is slower")
+        return Uncached(samples, geometry)
+    if store.kept < store.readable:
+        warn(
+            f"cache_max_gb leaves room for {store.kept} of {store.readable} decoded {noun} images; "
+            "every epoch decodes the others again, which is slower"
+        )
+    return store
+
+
+def _finished(path: Path, samples: Sequence[Sample], geometry: Geometry, room: Room) -> Cache | None:
+    """The cache that an earlier trial left; None when there is none, or when another bound than its own asks
+    for a new one and nobody uses it."""
+    try:
+        found = Cache(path, samples, geometry)
+    except (FileNotFoundError, ValueError):
+        return None
+    most = room.most(path)
+    too_large = most is not None and found.size > most
+    room_for_all = found.decodes and (most is None or found.wanted <= most)
+    if too_large or room_for_all:
+        del found  # and with it the mapping, which holds the file as well
+        with room.lock():
+            if room.remove(path):
+                return None
         try:
-            store = Cache(path)
-        except (FileNotFoundError, ValueError):
-            try:
-                _build(path, samples, geometry, noun)
-                store = Cache(path)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                warn(
-                    f"no room for decoded images in {folder}; every epoch decodes them again, which is slower"
-                )
-                store = Uncached(samples, geometry)
-    dropped = [
-        Dropped(samples[i].source, f"{samples[i].path.name}: {r}") for i, r in sorted(store.dropped.items())
-    ]
-    return store, dropped
+            found = Cache(path, samples, geometry)
+        except FileNotFoundError:
+            return None
+    with room.lock():
+        room.free(0)
+    return found
 
 
 def _plan(samples: Sequence[Sample], geometry: Geometry) -> tuple[list[tuple[int, int]], dict[int, str]]:
@@ -180,35 +214,51 @@ def _plan(samples: Sequence[Sample], geometry: Geometry) -> tuple[list[tuple[int
                 sizes.append(geometry.size(*images.upright_size(image)))
         except images.ImageError as error:
             sizes.append((0, 0))
-            dropped[index] = str(error)
+            dropped[index] = _cut(str(error))
     return sizes, dropped
 
 
-def _build(path: Path, samples: Sequence[Sample], geometry: Geometry, noun: str) -> None:
+def _build(path: Path, samples: Sequence[Sample], geometry: Geometry, room: Room, noun: str) -> Cache:
     say(f"decoding {len(samples)} {noun} images once")
     sizes, dropped = _plan(samples, geometry)
     lengths = [height * width * 3 for height, width in sizes]
-    offsets = [0, *np.cumsum(lengths, dtype=np.int64).tolist()][:-1] if lengths else []
-    total = sum(lengths)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    index_bytes = _INDEX_BYTES * (len(samples) + 1)
+    wanted = sum(lengths) + index_bytes
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        with temporary.open("w+b") as file:
-            if total:
-                _reserve(file.fileno(), total)
-                target = np.memmap(temporary, dtype=np.uint8, mode="r+", shape=(total,))
-                dropped |= _decode_all(samples, geometry, sizes, offsets, dropped, target)
-                target.flush()
-                del target
-            file.seek(total)
-            facts: dict[str, Any] = {"offsets": offsets, "sizes": sizes, "dropped": dropped}
-            index = json.dumps(facts).encode()
-            file.write(index + len(index).to_bytes(8, "little") + _MARK)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        files.sync_folder(path.parent)
+        with room.lock():
+            free = room.free(wanted)
+            if free < index_bytes:
+                raise _Bound(errno.ENOSPC, "the bound leaves no room for decoded images")
+            offsets, total = _place(lengths, free - index_bytes)
+            file = room.make(temporary)
+            try:
+                _reserve(file.fileno(), total + index_bytes)
+            except OSError:
+                file.close()
+                raise
+        with file:
+            target = np.memmap(file, dtype=np.uint8, mode="r+", shape=(total + index_bytes,))
+            dropped |= _decode_all(samples, geometry, sizes, offsets, dropped, target)
+            target.flush()
+            del target
+            facts = {"offsets": offsets, "sizes": sizes, "dropped": dropped, "wanted": wanted}
+            _write_index(file, total, facts)
+            room.keep(file, temporary, path)
+            files.sync_folder(path.parent)
+            return Cache(path, samples, geometry)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _place(lengths: Sequence[int], room: int) -> tuple[list[int], int]:
+    """Where each image goes, in order, as long as there is room; and the bytes taken."""
+    offsets, total = [], 0
+    for length in lengths:
+        fits = total + length <= room
+        offsets.append(total if fits else _NOT_KEPT)
+        total += length if fits else 0
+    return offsets, total
 
 
 def _reserve(handle: int, size: int) -> None:
@@ -226,18 +276,52 @@ def _decode_all(
     skip: dict[int, str],
     target: Pixels,
 ) -> dict[int, str]:
+    """Decode every image into its place; those without a place are looked at all the same, so that it is
+    known which can be read."""
+
     def one(index: int) -> str | None:
         try:
-            with images.open_header(samples[index].path) as image:
-                pixels = geometry.pixels(image)
+            pixels = decoded(samples[index], geometry)
         except images.ImageError as error:
-            return str(error)
+            return _cut(str(error))
         if pixels.shape[:2] != tuple(sizes[index]):
             return "its header and its pixels disagree about the size"
         start = offsets[index]
-        target[start : start + pixels.size] = pixels.reshape(-1)
+        if start >= 0:
+            target[start : start + pixels.size] = pixels.reshape(-1)
         return None
 
     todo = [index for index in range(len(samples)) if index not in skip]
     with ThreadPoolExecutor(cpu_threads()) as pool:
         return {index: reason for index, reason in zip(todo, pool.map(one, todo), strict=True) if reason}
+
+
+def _write_index(file: BinaryIO, start: int, facts: dict[str, Any]) -> None:
+    index = json.dumps(facts, ensure_ascii=False).encode("utf-8", "replace")
+    file.seek(start)
+    file.write(index + len(index).to_bytes(8, "little") + _MARK)
+    file.truncate()
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _read_index(file: BinaryIO, whole: int) -> dict[str, Any]:
+    file.seek(max(0, whole - 16))
+    tail = file.read(16)
+    if tail[8:] != _MARK:
+        raise ValueError("not a finished cache")
+    length = int.from_bytes(tail[:8], "little")
+    file.seek(whole - 16 - length)
+    found: dict[str, Any] = json.loads(file.read(length))
+    return found
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _cut(reason: str) -> str:
+    return reason.encode("utf-8", "replace")[:_REASON_BYTES].decode("utf-8", "ignore")

@@ -7,6 +7,7 @@ a file with several frames the first is taken. Transparency is dropped, as Azure
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,22 @@ _ORIENTATION = 0x0112
 _TURNED = frozenset({5, 6, 7, 8})
 
 Pixels = npt.NDArray[np.uint8]
+
+
+class Tally:
+    """A number that several threads may count up."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.value = 0
+
+    def add(self) -> None:
+        with self._lock:
+            self.value += 1
+
+
+DECODES = Tally()
+"""How many times this process has decoded an image; for checking that images are not decoded in vain."""
 
 
 class ImageError(ValueError):
@@ -71,6 +88,7 @@ def decode(image: Image.Image, *, at_least: int | None = None) -> Image.Image:
     With `at_least`, a JPEG may be decoded at a reduced scale whose short side is not below it: faster, and
     for training only, since the pixels differ.
     """
+    DECODES.add()
     try:
         if at_least is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
             image.draft(None, _draft_size(image.size, at_least))
@@ -105,7 +123,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _eight_bit(values: npt.NDArray[Any]) -> Pixels:
     """Sixteen-bit grey by its high byte; wider ranges by their own largest value; fractions times 255."""
-    if values.dtype == np.uint16:
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:  # whatever its byte order
         return (values >> 8).astype(np.uint8)
     numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(0)
     largest = float(numbers.max(initial=0.0))
@@ -125,11 +143,14 @@ def short_side_size(width: int, height: int, short: int) -> tuple[int, int]:
     return int(short * width / height), short
 
 
-def for_validation(image: Image.Image, resize: int, crop: int) -> Pixels:
-    """Resize the short side, cut `crop` x `crop` from the middle (black where the image is smaller).
+def for_validation(image: Image.Image, resize: int, crop: int, *, whole: bool = False) -> Pixels:
+    """Resize the short side, cut `crop` x `crop` from the middle (black where the image is smaller); with
+    `whole` nothing is cut, and both sides become `crop`.
 
     The same steps as torchvision's Resize and CenterCrop on a PIL image. Returns (crop, crop, 3).
     """
+    if whole:
+        return np.asarray(image.resize((crop, crop), Image.Resampling.BILINEAR))
     size = short_side_size(*image.size, resize)
     if size != image.size:
         image = image.resize(size, Image.Resampling.BILINEAR)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from amlocal.trainers import files
 from amlocal.trainers.errors import TrainingError
@@ -17,11 +19,12 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Sample:
-    """One image. `source` is the file:line that named it."""
+    """One image. `labels` is one class in multi-class data, any number of them (each once) in multi-label
+    data; `source` is the file:line that named it."""
 
     path: Path
     etag: str
-    label: str
+    labels: tuple[str, ...]
     source: str
 
 
@@ -39,10 +42,10 @@ class Dropped:
         return {"file": file, "line": int(line), "reason": self.reason}
 
 
-def read_manifest(path: Path) -> list[Sample]:
+def read_manifest(path: Path, *, multilabel: bool) -> list[Sample]:
     """The samples of a manifest; of several rows for one image the last one counts (Azure's rule).
 
-    Raises TrainingError naming file and line.
+    Raises TrainingError naming file and line, also for a label that does not fit the kind of data.
     """
     found: dict[Path, Sample] = {}
     try:
@@ -54,17 +57,33 @@ def read_manifest(path: Path) -> list[Sample]:
             continue
         try:
             row = json.loads(line)
-            sample = Sample(Path(row["path"]), str(row["etag"]), row["label"], str(row["source"]))
+            source = str(row["source"])
+            labels = _labels(row["label"], source, multilabel)
+            sample = Sample(Path(row["path"]), str(row["etag"]), labels, source)
         except (ValueError, KeyError, TypeError) as error:
             raise TrainingError(f"{path}:{number} is not a manifest row ({error})") from error
-        if not isinstance(sample.label, str):
-            raise TrainingError(f"{sample.source}: the label of a multi-class image must be one text")
+        # Taken out first, so that the later row also stands where it was written.
+        found.pop(sample.path, None)
         found[sample.path] = sample
     return list(found.values())
 
 
-def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Training and validation samples at random, not by class, as Azure splits; `share` goes to validation.
+def _labels(value: Any, source: str, multilabel: bool) -> tuple[str, ...]:
+    if not multilabel:
+        if not isinstance(value, str):
+            raise TrainingError(f"{source}: the label of a multi-class image must be one text")
+        return (value,)
+    if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
+        raise TrainingError(f"{source}: the label of a multi-label image must be a list of texts")
+    return tuple(dict.fromkeys(value))
+
+
+def split(samples: Sequence[Sample], share: float, seed: int | None) -> tuple[list[Sample], list[Sample]]:
+    """Training and validation samples at random, not by class, as Azure splits; `share` goes to validation,
+    rounded up as scikit-learn does, and each half gets one image at least.
+
+    Without a seed the images themselves give one. So the trials of a sweep, which draw seeds of their own,
+    are measured on the same validation images and share what is decoded; the halves are no less random.
 
     Raises TrainingError when there are fewer than two.
     """
@@ -72,16 +91,26 @@ def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Samp
 
     if len(samples) < 2:
         raise TrainingError("at least 2 images are needed to split off validation data; give validation_data")
-    wanted = min(max(1, round(len(samples) * share)), len(samples) - 1)
+    wanted = min(max(1, math.ceil(len(samples) * share)), len(samples) - 1)
+    if seed is None:
+        seed = crc32("\n".join(str(row.path) for row in samples).encode("utf-8", "surrogateescape"))
     train, validation = train_test_split(list(samples), test_size=wanted, random_state=seed % 2**32)
     return train, validation
 
 
-def write_split(folder: Path, train: Sequence[Sample], validation: Sequence[Sample]) -> None:
-    """train_df.csv and val_df.csv as Azure leaves them: image, tab, label, no header."""
+def write_split(
+    folder: Path, train: Sequence[Sample], validation: Sequence[Sample], *, multilabel: bool = False
+) -> None:
+    """train_df.csv and val_df.csv as Azure leaves them: image, tab, label, no header. The labels of
+    multi-label data stand in one cell, as a list that JSON and Python read alike."""
     for name, rows in (("train_df.csv", train), ("val_df.csv", validation)):
-        text = "".join(f"{_cell(str(row.path))}\t{_cell(row.label)}\n" for row in rows)
+        text = "".join(f"{_cell(str(row.path))}\t{_cell(_shown(row, multilabel))}\n" for row in rows)
         files.write_text(folder / name, text)
+
+
+def _shown(row: Sample, multilabel: bool) -> str:
+    single = not multilabel and len(row.labels) == 1
+    return row.labels[0] if single else json.dumps(row.labels, ensure_ascii=False)
 
 
 def _cell(text: str) -> str:

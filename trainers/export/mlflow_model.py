@@ -22,7 +22,8 @@ from amlocal.trainers.scoring import COLUMN, DESCRIPTION
 _LOADER = "amlocal.trainers.scoring"
 _DATA = "artifacts"
 _PACKAGES = ("amlocal", "mlflow", "numpy", "pandas", "pillow", "safetensors", "timm", "torch", "torchvision")
-_OUTPUTS = {"image-classification": ("probs", "labels")}
+_CLASSIFIED = ("probs", "labels")
+_OUTPUTS = {"image-classification": _CLASSIFIED, "image-classification-multilabel": _CLASSIFIED}
 
 
 def write(
@@ -32,11 +33,16 @@ def write(
     task: str,
     model_name: str,
     architecture: str,
+    builder: str,
     labels: Sequence[str],
     settings: Mapping[str, Any],
     run_id: str,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the model folder under a temporary name and rename it."""
+    """Write the model folder under a temporary name and rename it.
+
+    `facts` describe the network where it is none of the table's; without them it could not be built again.
+    """
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     data = temporary / _DATA
@@ -44,24 +50,30 @@ def write(
     save_file(dict(tensors), data / "model.safetensors")
     files.write_json(data / "labels.json", list(labels))
     files.write_json(data / "settings.json", dict(settings))
-    description = {"schema": 1, "task": task, "model_name": model_name, "architecture": architecture}
+    description: dict[str, Any] = {
+        "schema": 1,
+        "task": task,
+        "model_name": model_name,
+        "architecture": architecture,
+        "facts": None if facts is None else dict(facts),
+    }
     files.write_json(data / DESCRIPTION, description)
-    _write_mlmodel(temporary, task, model_name, run_id)
+    packages = (*_PACKAGES, "transformers") if builder == "huggingface" else _PACKAGES
+    _write_mlmodel(temporary, task, model_name, run_id, requirements(packages))
     files.replace_folder(temporary, target)
 
 
-def _write_mlmodel(folder: Path, task: str, model_name: str, run_id: str) -> None:
+def _write_mlmodel(folder: Path, task: str, model_name: str, run_id: str, pins: Sequence[str]) -> None:
     import yaml
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
-    pins = requirements()
     python = platform.python_version()
     conda = {
         "name": "amlocal-model",
         "channels": ["conda-forge"],
-        "dependencies": [f"python={python}", "pip", {"pip": pins}],
+        "dependencies": [f"python={python}", "pip", {"pip": list(pins)}],
     }
     python_env = {"python": python, "build_dependencies": ["pip"], "dependencies": ["-r requirements.txt"]}
     files.write_text(folder / "conda.yaml", yaml.safe_dump(conda, sort_keys=False))
@@ -86,10 +98,10 @@ def _write_mlmodel(folder: Path, task: str, model_name: str, run_id: str) -> Non
     model.save(str(folder / "MLmodel"))
 
 
-def requirements() -> list[str]:
+def requirements(packages: Sequence[str]) -> list[str]:
     """The packages that scoring needs, pinned to what is installed here."""
     pins = []
-    for name in _PACKAGES:
+    for name in packages:
         try:
             pins.append(f"{name}=={version(name)}")
         except PackageNotFoundError:

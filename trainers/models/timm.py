@@ -2,79 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from amlocal.compat import names
 from amlocal.trainers.errors import TrainingError
-
-
-@dataclass(frozen=True)
-class Network:
-    """A built classifier, the mean and deviation its inputs want, and its stages from input to output."""
-
-    module: nn.Module
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    stages: tuple[tuple[nn.Module, ...], ...]
-
+from amlocal.trainers.models import loading
+from amlocal.trainers.models.network import Network, Stages
 
 # timm starts the last normalisation of each residual block at zero; torchvision, whose networks Azure
 # trains, does not. On 800 digits from random weights, timm's start stayed at an accuracy of 0.72 after 15
 # epochs at 64 pixels; torchvision's reached 0.945 after 12 epochs at 48 pixels.
-_OPTIONS: dict[str, dict[str, Any]] = {"resnet": {"zero_init_last": False}}
+_RESIDUAL: dict[str, Any] = {"zero_init_last": False}
+_OPTIONS = {"resnet": _RESIDUAL, "resnest": _RESIDUAL, "seresnext": _RESIDUAL}
+_POSITIONS = "pos_embed"
 
 
-def build(row: names.Model, classes: int, weights: Path | None) -> Network:
-    """Build a network with a head for `classes`, and load `weights` (safetensors) when given.
+def build(row: names.Model, classes: int, weights: Path | None, image_size: int) -> Network:
+    """Build a network with a head for `classes`, and load `weights` (safetensors, timm's names) when given.
 
-    Raises TrainingError when the file is no safetensors file or belongs to another network.
+    A ViT is built for images of `image_size` pixels; the others take any size. Raises TrainingError when the
+    file is no safetensors file or belongs to another network.
     """
-    module: Any = timm.create_model(
-        row.architecture, pretrained=False, num_classes=classes, **_OPTIONS.get(row.family, {})
-    )
+    fixed = row.family == "vit"
+    options = {"img_size": image_size} if fixed else _OPTIONS.get(row.family, {})
+    module: Any = timm.create_model(row.architecture, pretrained=False, num_classes=classes, **options)
     config = module.pretrained_cfg
     if weights is not None:
         _load(module, row, weights, config["classifier"])
-    return Network(module, tuple(config["mean"]), tuple(config["std"]), _STAGES[row.family](module))
+    return Network(
+        module,
+        tuple(config["mean"]),
+        tuple(config["std"]),
+        _STAGES[row.family](module),
+        image_size if fixed else None,
+    )
 
 
-def _resnet(m: Any) -> tuple[tuple[nn.Module, ...], ...]:
+# The lists that layers_to_freeze counts along are those of Azure's reference for each family.
+
+
+def _resnet(m: Any) -> Stages:
     return ((m.conv1, m.bn1), (m.layer1,), (m.layer2,), (m.layer3,), (m.layer4,))
 
 
-def _mobilenet(m: Any) -> tuple[tuple[nn.Module, ...], ...]:
+def _mobilenet(m: Any) -> Stages:
     blocks = [(block,) for stage in m.blocks for block in stage]
     return ((m.conv_stem, m.bn1), *blocks, (m.conv_head, m.bn2))
 
 
-_STAGES = {"resnet": _resnet, "mobilenet": _mobilenet}
+def _vit(m: Any) -> Stages:
+    return ((m.patch_embed,), *((block,) for block in m.blocks))
 
 
-def freeze(network: Network, layers: int | None) -> int:
-    """Freeze the first `layers` stages and unfreeze the rest; None leaves all as they are. Returns how
-    many."""
-    if layers is None:
-        return 0
-    network.module.requires_grad_(True)
-    frozen = network.stages[:layers]
-    for stage in frozen:
-        for part in stage:
-            part.requires_grad_(False)
-    return len(frozen)
+_STAGES = {"resnet": _resnet, "resnest": _resnet, "seresnext": _resnet, "mobilenet": _mobilenet, "vit": _vit}
 
 
-def _load(module: nn.Module, row: names.Model, path: Path, classifier: str | tuple[str, ...]) -> None:
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"{path} is not a readable safetensors file: {error}") from error
+def _load(module: Any, row: names.Model, path: Path, classifier: str | tuple[str, ...]) -> None:
+    tensors = loading.read(path)
+    if row.family == "vit":
+        _resample(module, tensors)
     own = module.state_dict()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     is_head = tuple(f"{head}." for head in heads)
@@ -90,3 +81,18 @@ def _load(module: nn.Module, row: names.Model, path: Path, classifier: str | tup
             f"{len(alien)} do not belong or have another shape, e.g. {(missing + alien)[0]}"
         )
     module.load_state_dict(usable, strict=False)
+
+
+def _resample(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Bring the position embedding to the network's grid of patches; one of another width stays and is
+    refused with the rest."""
+    own: Any = module
+    found = tensors.get(_POSITIONS)
+    if found is None or found.ndim != 3 or found.shape == own.pos_embed.shape:
+        return
+    prefix = own.num_prefix_tokens
+    side = round((found.shape[1] - prefix) ** 0.5)
+    if side * side == found.shape[1] - prefix and side:
+        tensors[_POSITIONS] = resample_abs_pos_embed(
+            found, new_size=list(own.patch_embed.grid_size), num_prefix_tokens=prefix
+        )

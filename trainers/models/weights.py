@@ -2,68 +2,93 @@
 
 from __future__ import annotations
 
-import os
-import queue
-import threading
+import time
 from pathlib import Path
 
-from amlocal.compat import names
+from amlocal.compat import hub, hub_look, names
 from amlocal.compat import weights as places
+from amlocal.trainers import files
 from amlocal.trainers.errors import TrainingError
-from amlocal.trainers.progress import say, warn
+from amlocal.trainers.progress import duration, say, warn
 
-_REACH_SECONDS = 6.0
+STARTED = "weights.json"
+_ETAG_SECONDS = 6.0
+
+
+def begin(row: names.Model, weights_dir: Path | None, missing: str, state_dir: Path) -> Path | None:
+    """`obtain`, with the result written to weights.json in `state_dir`, where the server reads it.
+
+    The file holds {"file": path or null, "random": why there are none, or null}.
+    """
+    found, why = _obtain(row, weights_dir, missing)
+    told = {"file": None if found is None else str(found), "random": why}
+    files.write_json(state_dir / STARTED, told)
+    return found
 
 
 def obtain(row: names.Model, weights_dir: Path | None, missing: str) -> Path | None:
     """The safetensors file to start from; None = random weights, only when `missing` is "random".
 
-    Raises TrainingError with the file's name and place otherwise. Without a network that takes seconds, no
-    more.
+    Raises TrainingError with the file's name and place otherwise. Where the hub does not answer that takes
+    `hub_look.PATIENCE` seconds, no more.
     """
-    found = places.find(row.name, weights_dir) or _download(row)
+    return _obtain(row, weights_dir, missing)[0]
+
+
+def _obtain(row: names.Model, weights_dir: Path | None, missing: str) -> tuple[Path | None, str | None]:
+    found, why = places.find(row.name, weights_dir), ""
+    if found is None:
+        found, why = _download(row)
     if found is not None:
-        return found
-    advice = places.where_to_put(row.name, weights_dir)
+        return found, None
     if missing == "random":
+        advice = places.where_to_put(row.name, weights_dir, why)
         warn(f"{advice}. STARTING FROM RANDOM WEIGHTS because missing_weights is random.")
-        return None
-    raise TrainingError(advice)
+        return None, f"no pretrained weights of {row.name}: {why}; missing_weights is random"
+    raise TrainingError(places.where_to_put(row.name, weights_dir, why))
 
 
-def _download(row: names.Model) -> Path | None:
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") or not _reachable(row):
-        return None
-    say(f"downloading the pretrained weights of {row.name} from https://huggingface.co/{row.hub}")
-    import httpx
+def _download(row: names.Model) -> tuple[Path | None, str]:
+    """The file in the hub's cache, or None and what was in the way."""
+    if not row.hub:
+        return None, "a folder of your own is on no hub"
+    answer = hub_look.look(row.hub, places.HUB_FILE)
+    if not answer.there:
+        return None, answer.reason
+    say(f"downloading the pretrained weights of {row.name} from {hub.endpoint()}/{row.hub}")
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars
+
+    # The log is read line by line.
+    disable_progress_bars()
+    # The base classes name the HTTP library's own error: another library in each major version.
+    failures = (OSError, ValueError, *HfHubHTTPError.__bases__)
+    start = time.monotonic()
+
+    def get(file: str) -> Path:
+        found = hf_hub_download(
+            row.hub,
+            file,
+            endpoint=hub.endpoint(),
+            cache_dir=hub.cache(),
+            etag_timeout=_ETAG_SECONDS,
+            token=False,
+        )
+        return Path(found)
 
     try:
-        return Path(hf_hub_download(row.hub, places.HUB_FILE, etag_timeout=_REACH_SECONDS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
-        warn(f"the download failed: {str(error).splitlines()[0]}")
-        return None
-
-
-def _reachable(row: names.Model) -> bool:
-    # In a thread: name resolution knows no timeout, and a machine without a network must not hang here.
-    answer: queue.SimpleQueue[bool] = queue.SimpleQueue()
-
-    def ask() -> None:
-        import requests
-
-        host = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-        url = f"{host}/{row.hub}/resolve/main/{places.HUB_FILE}"
-        try:
-            answer.put(
-                requests.head(url, timeout=_REACH_SECONDS / 2, allow_redirects=False).status_code < 400
-            )
-        except requests.RequestException:
-            answer.put(False)
-
-    threading.Thread(target=ask, name="hub", daemon=True).start()
-    try:
-        return answer.get(timeout=_REACH_SECONDS)
-    except queue.Empty:
-        return False
+        if places.is_folder(row.name):
+            for file in (places.CONFIG, places.PREPROCESSOR):
+                try:
+                    get(file)
+                except LocalEntryNotFoundError:
+                    raise  # the hub could not be asked
+                except EntryNotFoundError:
+                    continue
+        path = get(places.HUB_FILE)
+    except failures as error:
+        said = str(error).strip() or type(error).__name__
+        return None, f"the download failed: {said.splitlines()[0]}"
+    say(f"{path.stat().st_size / 1e6:.0f} MB in {duration(time.monotonic() - start)}")
+    return path, ""

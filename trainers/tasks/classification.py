@@ -1,27 +1,25 @@
-"""Multi-class image classification: data, loss, evaluation and charts."""
+"""Image classification, multi-class and multi-label: batches, loss, evaluation and charts."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from amlocal.compat import names
-from amlocal.trainers import files
-from amlocal.trainers.data import augment, batches, cache, images, samples
-from amlocal.trainers.device import Layout
+from amlocal.compat.model_rows import HUGGINGFACE
+from amlocal.trainers import distributed, files
+from amlocal.trainers.data import augment, batches, cache
 from amlocal.trainers.errors import TrainingError
-from amlocal.trainers.progress import say
+from amlocal.trainers.layouts import Layout
+from amlocal.trainers.progress import say, warn
 from amlocal.trainers.spec import Spec
-
-_IMBALANCE = 2
+from amlocal.trainers.tasks import classification_data
+from amlocal.trainers.tasks.targets import imbalance, targets
 
 
 @dataclass
@@ -32,23 +30,11 @@ class Evaluation:
     write_charts: Callable[[Path], None]
 
 
-@dataclass
-class Split:
-    """One half of the data: class number of each usable image, and its pixels by `positions` in the store."""
-
-    store: cache.Store
-    positions: list[int]
-    targets: Tensor
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def pixels(self, which: Sequence[int]) -> list[images.Pixels]:
-        return [self.store[self.positions[i]] for i in which]
-
-
 class Classification:
-    """What the training loop needs to know about multi-class classification."""
+    """What the training loop needs to know about image classification.
+
+    `batch_size` is the number of images of one batch of one process; it may be lowered between epochs.
+    """
 
     higher_is_better = True
 
@@ -57,24 +43,17 @@ class Classification:
         self._seed = seed
         self._parameters = spec.parameters
         self._augmented = spec.advanced.get("apply_automl_train_augmentations", True) is not False
-        train, validation = self._read()
-        self.labels = sorted({row.label for row in (*train, *validation)})
-        samples.write_split(spec.artifacts_dir / "train_artifacts", train, validation)
-        files.write_json(spec.artifacts_dir / "train_artifacts" / "labels.json", self.labels)
-        self._train, bad_train = self._open(train, self._training_geometry(), "training")
-        self._validation, bad_validation = self._open(validation, self._validation_geometry(), "validation")
-        dropped = [*bad_train, *bad_validation]
-        samples.report(spec.artifacts_dir / "outputs" / "data_report.json", spec.data_report, dropped)
-        for half, noun in ((self._train, "training"), (self._validation, "validation")):
-            if not len(half):
-                first = f"; the first of them: {dropped[0].source}, {dropped[0].reason}" if dropped else ""
-                raise TrainingError(f"no {noun} image is left, {len(dropped)} were left out{first}")
+        self._targets = targets(spec.multilabel)
+        self.batch_size: int = self._parameters["training_batch_size"]
+        data = classification_data.read(
+            spec, self._targets, self._training_geometry(), self._validation_geometry()
+        )
+        self.labels, self._train, self._validation = data.labels, data.train, data.validation
         self._weights = self._class_weights()
         self._normalise: augment.Normalise | None = None
         self._device = torch.device("cpu")
-        self._layout = Layout(channels_last=False, bf16=False)
-
-    # What the loop reads
+        self._layout: Layout | None = None
+        self._augmentation = augment.Augmentation(self._parameters["training_crop_size"], self._device)
 
     @property
     def classes(self) -> int:
@@ -92,12 +71,12 @@ class Classification:
     def input_shape(self) -> tuple[int, int, int, int]:
         """Shape of a training batch."""
         crop = self._parameters["training_crop_size"]
-        return min(self._parameters["training_batch_size"], self.train_images), 3, crop, crop
+        return min(self.batch_size, self.train_images), 3, crop, crop
 
     @property
     def batches_per_epoch(self) -> int:
-        size = self._parameters["training_batch_size"]
-        return len(batches.chunks(range(self.train_images), size))
+        """Of one process; all processes have as many."""
+        return len(batches.shard(self._order(0), distributed.current()))
 
     def place(
         self, device: torch.device, layout: Layout, mean: Sequence[float], std: Sequence[float]
@@ -105,57 +84,60 @@ class Classification:
         """Where batches have to go, and how the network wants its inputs."""
         self._device = device
         self._layout = layout
+        self._augmentation = augment.Augmentation(self._parameters["training_crop_size"], device)
         self._normalise = augment.Normalise(mean, std, device)
+        if self._weights is not None:
+            self._weights = self._weights.to(device)
 
     def train_batches(self, epoch: int) -> Iterator[batches.Batch]:
-        """The batches of one epoch; the same for the same seed and epoch."""
-        order = batches.shuffled(
-            self.train_images, self._parameters["training_batch_size"], batches.generator(self._seed, epoch)
-        )
-        source = batches.generator(self._seed, epoch, 1)
+        """This process's batches of one epoch; the same for the same seed and epoch."""
+        world = distributed.current()
+        order = batches.shard(self._order(epoch), world)
+        source = batches.generator(self._seed, epoch, 1 + world.rank)
 
         def make() -> Iterator[batches.Batch]:
             for which in order:
-                yield self._train_batch(which, source)
+                batch = self._train_batch(which, source)
+                if batch is not None:
+                    yield batch
 
-        return batches.ahead(make) if self._device.type == "cuda" else make()
+        return batches.prepared(make, self._device)
 
     def loss(self, outputs: Tensor, batch: batches.Batch) -> Tensor:
-        """Mean cross entropy, weighted by class where weighted_loss asks for it."""
-        weights = None if self._weights is None else self._weights.to(outputs.device)
-        return F.cross_entropy(outputs.float(), batch.targets, weight=weights)
+        """Mean loss, weighted by class where weighted_loss asks for it."""
+        return self._targets.loss(outputs.float(), batch.targets, self._weights)
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> Evaluation:
         """Metrics on the validation images. Raises TrainingError when the primary metric is not defined
         there."""
-        model.eval()
-        outputs = []
-        size = self._parameters["validation_batch_size"]
-        for start in range(0, self.validation_images, size):
-            which = range(start, min(start + size, self.validation_images))
-            pixels = torch.from_numpy(np.stack(self._validation.pixels(which))).permute(0, 3, 1, 2)
-            with self._layout.autocast(self._device):
-                outputs.append(model(self._to_network(pixels.to(self._device))).float().cpu())
-        logits = torch.cat(outputs).double()
-        loss = F.cross_entropy(logits, self._validation.targets).item()
+        logits, which = self._outputs(model)
         if not bool(torch.isfinite(logits).all()):
             raise TrainingError("the network's outputs are not finite numbers; reduce learning_rate")
-        from amlocal.trainers.metrics import classification as metrics
-
-        truth, probabilities = self._validation.targets.numpy(), logits.softmax(1).numpy()
-        values = metrics.scalars(truth, probabilities, loss, self._spec.primary_metric)
-        if self._spec.primary_metric not in values:
+        goal = self._validation.targets[which]
+        loss = self._targets.loss(logits, goal).item()
+        truth, probabilities = goal.numpy(), self._targets.probabilities(logits).numpy()
+        primary = self._spec.primary_metric
+        values = self._targets.scalars(truth, probabilities, loss, primary)
+        if primary not in values:
+            seen = "fewer than two labels have validation images"
+            if not self._spec.multilabel:
+                seen = f"the validation images have one class only ({self.labels[int(truth[0])]})"
             raise TrainingError(
-                f"{self._spec.primary_metric} is not defined: the validation images have one class only "
-                f"({self.labels[int(truth[0])]}). Use primary metric accuracy or add validation images."
+                f"{primary} is not defined: {seen}. Use another primary metric or add validation images."
             )
 
         def write_charts(folder: Path) -> None:
-            matrix = metrics.confusion_matrix(truth, probabilities.argmax(1), self.labels)
-            files.write_json(folder / "confusion_matrix", matrix)
-            table = metrics.accuracy_table(truth, probabilities, self.labels)
-            files.write_json(folder / "accuracy_table", table)
+            from amlocal.trainers import charts
+            from amlocal.trainers.metrics import documents
+
+            found = documents.final_documents(truth, probabilities, self.labels, self._spec.multilabel)
+            for name, document in found.items():
+                files.write_json(folder / name, document)
+            try:
+                charts.draw(found, folder)
+            except charts.ChartError as error:
+                warn(str(error))
 
         return Evaluation(values, write_charts)
 
@@ -165,17 +147,37 @@ class Classification:
         keys = ("validation_resize_size", "validation_crop_size", "training_crop_size")
         return {rows[key].trainer: self._parameters[key] for key in keys}
 
-    # Inside
+    def _order(self, epoch: int) -> list[list[int]]:
+        return batches.shuffled(self.train_images, self.batch_size, batches.generator(self._seed, epoch))
 
-    def _read(self) -> tuple[list[samples.Sample], list[samples.Sample]]:
-        train = samples.read_manifest(self._spec.train_manifest)
-        if self._spec.validation_manifest is not None:
-            return train, samples.read_manifest(self._spec.validation_manifest)
-        return samples.split(train, self._spec.validation_data_size, self._seed)
+    def _outputs(self, model: nn.Module) -> tuple[Tensor, list[int]]:
+        """Raw outputs of the validation images that can be read, in their order."""
+        model.eval()
+        size, world = self._parameters["validation_batch_size"], distributed.current()
+        mine = range(world.rank, self.validation_images, world.size)
+        outputs, seen = [torch.empty(0, self.classes)], []
+        for start in range(0, len(mine), size):
+            pixels, kept = self._validation.stacked(mine[start : start + size])
+            if kept:
+                with self._placed.autocast(self._device):
+                    outputs.append(model(self._to_network(pixels.to(self._device))).float().cpu())
+                seen += kept
+        whole = distributed.gather(
+            torch.cat([torch.tensor(seen).double()[:, None], torch.cat(outputs).double()], 1)
+        )
+        if not len(whole):
+            raise TrainingError("none of the validation images can be read")
+        whole = whole[whole[:, 0].argsort()]
+        return whole[:, 1:], whole[:, 0].long().tolist()
 
     def _validation_geometry(self) -> cache.Validation:
         p = self._parameters
-        return cache.Validation(p["validation_resize_size"], p["validation_crop_size"])
+        return cache.Validation(p["validation_resize_size"], p["validation_crop_size"], self._whole)
+
+    @property
+    def _whole(self) -> bool:
+        """Hugging Face models see whole images, squeezed into their size (Azure's rule)."""
+        return self._spec.model.builder == HUGGINGFACE
 
     def _training_geometry(self) -> cache.Geometry:
         p = self._parameters
@@ -183,46 +185,37 @@ class Classification:
         if self._augmented:
             return cache.Training(2 * crop)
         # Without augmentation the validation geometry at the training crop's scale.
-        return cache.Validation(round(crop * p["validation_resize_size"] / p["validation_crop_size"]), crop)
-
-    def _open(
-        self, rows: list[samples.Sample], geometry: cache.Geometry, noun: str
-    ) -> tuple[Split, list[samples.Dropped]]:
-        store, dropped = cache.open_store(rows, geometry, self._spec.cache_dir / "images", noun)
-        positions = [i for i in range(len(rows)) if i not in store.dropped]
-        number = {label: i for i, label in enumerate(self.labels)}
-        targets = torch.tensor([number[rows[i].label] for i in positions], dtype=torch.int64)
-        return Split(store, positions, targets), dropped
+        resize = round(crop * p["validation_resize_size"] / p["validation_crop_size"])
+        return cache.Validation(resize, crop, self._whole)
 
     def _class_weights(self) -> Tensor | None:
         power = self._parameters["weighted_loss"]
-        weights = class_weights(Counter(self._train.targets.tolist()), self.classes, power)
+        rate = imbalance(self._targets.counts(self._train.targets, self.classes))
+        weights = self._targets.weights(self._train.targets, self.classes, power)
         if weights is not None:
-            say(f"weighted_loss {power}: each class counts by its rarity")
-        return weights
+            say(f"weighted_loss {power}: classes count by rarity; the largest has {rate} x the smallest")
+        return None if weights is None else weights.float()
 
-    def _train_batch(self, which: list[int], source: torch.Generator) -> batches.Batch:
-        pixels = self._train.pixels(which)
+    def _train_batch(self, which: list[int], source: torch.Generator) -> batches.Batch | None:
         if self._augmented:
-            crops = augment.random_resized_crops(pixels, self._parameters["training_crop_size"], source)
-            floats = crops.to(self._device).float().div_(255)
-            ready = self._to_network(augment.flip_and_jitter(floats, source))
+            pixels, kept = self._train.pixels(which)
+            if not kept:
+                return None
+            ready = self._to_network(self._augmentation(pixels, source))
         else:
-            ready = self._to_network(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(self._device))
-        return batches.Batch(ready, self._train.targets[which].to(self._device))
+            plain, kept = self._train.stacked(which)
+            if not kept:
+                return None
+            ready = self._to_network(batches.to_device(plain, self._device))
+        return batches.Batch(ready, batches.to_device(self._train.targets[kept], self._device))
 
     def _to_network(self, pixels: Tensor) -> Tensor:
         if self._normalise is None:
             raise RuntimeError("place() must be called before batches are made")
-        return self._normalise(pixels).contiguous(memory_format=self._layout.memory_format)
+        return self._normalise(pixels).contiguous(memory_format=self._placed.memory_format)
 
-
-def class_weights(counts: Mapping[int, int], classes: int, power: int) -> Tensor | None:
-    """Loss weight per class: sqrt(1 / count) to the `power` (1 or 2), 0 for a class without images.
-
-    None when `power` is 0 or the largest class has at most twice the images of the smallest (Azure's rule).
-    """
-    present = [counts.get(c, 0) for c in range(classes)]
-    if power not in (1, 2) or max(present) // max(1, min(present)) <= _IMBALANCE:
-        return None
-    return torch.tensor([(1.0 / n) ** (power / 2) if n else 0.0 for n in present])
+    @property
+    def _placed(self) -> Layout:
+        if self._layout is None:
+            raise RuntimeError("place() must be called before batches are made")
+        return self._layout

@@ -1,4 +1,5 @@
-"""AutoML jobs for image classification: a sweep of one trial, trained by our own trainers."""
+"""AutoML jobs for image classification, multi-class and multi-label: a sweep of one trial, trained by our own
+trainers."""
 
 from __future__ import annotations
 
@@ -8,13 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from amlocal.emulator.http.errors import AzureError
 from amlocal.emulator.jobs import computes, fields, user_log
 from amlocal.emulator.jobs.engines.base import Engine, EngineJob
 from amlocal.emulator.jobs.inputs import Resolver
 from amlocal.emulator.jobs.records import JobRecord
-from amlocal.emulator.jobs.runners import automl_data, automl_records, environment
+from amlocal.emulator.jobs.runners import automl_data, automl_records, automl_weights, environment
+from amlocal.emulator.jobs.runners.automl_checkpoint import PINNED, Start, start_of
+from amlocal.emulator.jobs.runners.automl_parameters import told
 from amlocal.emulator.jobs.runners.automl_records import sweep_of, trial_of
-from amlocal.emulator.jobs.runners.automl_request import TASK, ImageJob, check_weights, read
+from amlocal.emulator.jobs.runners.automl_request import ImageJob, read
 from amlocal.emulator.jobs.runners.base import JobFailure, NewRun, Patch, Submission
 from amlocal.emulator.jobs.runners.logged import Logged
 from amlocal.emulator.settings import Settings
@@ -67,16 +71,28 @@ class AutoMLRunner(Logged):
         display_name = fields.text(properties, "displayName", "displayName", limit=255) or name
         compute_id = fields.text(properties, "computeId", "computeId")
         compute = self._store.read(lambda c: computes.resolve(c, workspace, compute_id))
-        job = read(properties)
-        check_weights(job, self._weights_dir, self._settings.missing_weights)
+        job, start = start_of(self._store, self._resolver, workspace, read(properties))
+        self._store.read(lambda c: computes.check(c, workspace, compute, job.nodes, job.nodes_field))
         automl_data.look(self._resolver, workspace, job)
+        start_tags = automl_weights.check_weights(
+            job, self._weights_dir, self._settings.missing_weights, checkpoint=start is not None
+        )
         return Submission(
             kind=self.kind,
             experiment=experiment,
             display_name=display_name,
             compute=compute,
-            tags={**tags, "_aml_system_azureml.automlComponent": "AutoML"},
-            properties={**given, **automl_records.root_properties(job)},
+            tags={
+                **{key: value for key, value in tags.items() if key != automl_weights.TAG},
+                **start_tags,
+                "_aml_system_azureml.automlComponent": "AutoML",
+                **automl_records.ignored(job),
+            },
+            properties={
+                **given,
+                **automl_records.root_properties(job),
+                **({} if start is None else {PINNED: start.pinned}),
+            },
         )
 
     def reserved(self, name: str) -> Sequence[str]:
@@ -86,7 +102,7 @@ class AutoMLRunner(Logged):
         self, workspace: Workspace, root: JobRecord, abandoned: Callable[[], bool]
     ) -> Sequence[NewRun]:
         """Manifests, data report, spec and the head of the log; then the sweep and its trial."""
-        job = read(root.body)
+        job, start = self._job(workspace, root)
         sweep, trial = sweep_of(root.name), trial_of(root.name)
         job_dir = self._folder.job(workspace.id, trial)
         artifacts = self._folder.artifacts(workspace.account, trial)
@@ -102,22 +118,28 @@ class AutoMLRunner(Logged):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         data.write_manifests(job_dir)
         data.write_report(artifacts / DATA_REPORT, self._folder.tmp)
-        self._write_spec(workspace, job, trial, attempt=1)
+        self._write_spec(workspace, job, start, trial, attempt=1)
         device = self._device(root)
         user_log.start(
             artifacts / user_log.USER_LOG,
             [
                 f"trial {trial} of job {root.name} on {root.compute}",
                 *([device] if device else []),
-                *(f"modelSettings.{key} is no parameter of {TASK} and is ignored" for key in job.ignored),
+                *automl_weights.lines(root.tags),
                 *job.notices,
                 *data.lines(),
             ],
         )
         tags = {"amlocal.device": device} if device else {}
+        tags |= {key: value for key, value in root.tags.items() if key == automl_weights.TAG}
         below = automl_records.sweep(root.name, job)
         leaf = automl_records.trial(root.name, job)
-        body = {"model_name": job.model, "primary_metric": job.metric.logged}
+        body = {
+            "model_name": job.model,
+            "primary_metric": job.metric.logged,
+            "resources": {"instanceCount": job.nodes},
+            "distributed": job.distributed,
+        }
         return [
             NewRun(sweep, root.name, "sweep", sweep, body, {**below.tags, **tags}, below.properties),
             NewRun(trial, sweep, "trial", trial, body, {**leaf.tags, **tags}, leaf.properties),
@@ -128,7 +150,8 @@ class AutoMLRunner(Logged):
         job_dir = self._folder.job(workspace.id, leaf.name)
         if not (job_dir / automl_data.TRAIN_MANIFEST).is_file():
             raise JobFailure(f"The files of {leaf.name} in {job_dir} are gone.", "SystemError")
-        spec = self._write_spec(workspace, read(root.body), leaf.name, attempt=leaf.attempt)
+        job, start = self._job(workspace, root)
+        spec = self._write_spec(workspace, job, start, leaf.name, attempt=leaf.attempt)
         log = self._log(workspace, leaf)
         log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         return EngineJob(
@@ -153,8 +176,17 @@ class AutoMLRunner(Logged):
         return read(root.body).timeout
 
     def outcome(self, tree: Sequence[JobRecord], leaf: JobRecord) -> Mapping[str, Patch]:
-        result = automl_records.read_result(self._folder.job(leaf.workspace_id, leaf.name) / RESULT)
-        return automl_records.results(tree[0], leaf, result)
+        job_dir = self._folder.job(leaf.workspace_id, leaf.name)
+        result = automl_records.read_result(job_dir / RESULT)
+        return automl_weights.with_start(automl_records.results(tree[0], leaf, result), job_dir)
+
+    def _job(self, workspace: Workspace, root: JobRecord) -> tuple[ImageJob, Start | None]:
+        """What was submitted. Raises JobFailure when what it starts from is gone since then."""
+        try:
+            job, pinned = read(root.body), root.properties.get(PINNED)
+            return start_of(self._store, self._resolver, workspace, job, pinned)
+        except AzureError as error:
+            raise JobFailure(error.message) from error
 
     def _device(self, root: JobRecord) -> str:
         """What a user should know who asked for a GPU on a host without one; "" otherwise."""
@@ -162,14 +194,16 @@ class AutoMLRunner(Logged):
             return ""
         return f"CPU: this host has no GPU, so {computes.GPU_CLUSTER} runs on its processors"
 
-    def _write_spec(self, workspace: Workspace, job: ImageJob, trial: str, *, attempt: int) -> Path:
+    def _write_spec(
+        self, workspace: Workspace, job: ImageJob, start: Start | None, trial: str, *, attempt: int
+    ) -> Path:
         job_dir = self._folder.job(workspace.id, trial)
         artifacts = self._folder.artifacts(workspace.account, trial)
         validation = job_dir / automl_data.VALIDATION_MANIFEST
         spec = {
             "schema": 1,
             "run_id": trial,
-            "task": TASK,
+            "task": job.task,
             "primary_metric": job.metric.logged,
             "parameters": {**job.parameters, "model_name": job.model},
             "advanced_settings": dict(job.advanced),
@@ -182,6 +216,11 @@ class AutoMLRunner(Logged):
             "cache_dir": str(self._folder.cache),
             "weights_dir": str(self._weights_dir),
             "missing_weights": self._settings.missing_weights,
+            "start": None if start is None else start.as_dict(),
+            "node_count": job.nodes,
+            "cache_max_gb": self._settings.cache_max_gb,
+            "log_verbosity": job.log_verbosity,
+            "ignored": told(job.task, job.ignored),
             "attempt": attempt,
         }
         path = job_dir / SPEC

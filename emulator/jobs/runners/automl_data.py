@@ -15,7 +15,7 @@ from amlocal.compat.mltable import Report
 from amlocal.emulator.http.errors import AzureError
 from amlocal.emulator.jobs.fields import shown
 from amlocal.emulator.jobs.inputs import InputError, Resolver
-from amlocal.emulator.jobs.runners.automl_request import TASK, ImageJob
+from amlocal.emulator.jobs.runners.automl_request import ImageJob
 from amlocal.emulator.jobs.runners.base import Abandoned, JobFailure
 from amlocal.emulator.store.folder import write_atomic
 from amlocal.emulator.store.workspace import Workspace
@@ -152,7 +152,7 @@ def _lint(
         folder,
         resolve=resolver.bound(workspace),
         label_column=job.label_column,
-        task=TASK,
+        task=job.task,
         minimum_rows=minimum,
         budget_seconds=budget,
         clock=clock,

@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from amlocal.emulator.jobs.records import JobRecord
-from amlocal.emulator.jobs.runners.automl_request import TASK, ImageJob
+from amlocal.emulator.jobs.runners.automl_request import ImageJob
 from amlocal.emulator.jobs.runners.base import JobFailure, Patch
+
+IGNORED = "amlocal.ignored"
+_LISTED = 20
+_LONGEST = 100
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def root_properties(job: ImageJob) -> dict[str, str]:
     if job.validation_uri is not None:
         data["ValidData"] = {"Uri": job.validation_uri}
     settings = {
-        "task_type": TASK,
+        "task_type": job.task,
         "IsImageTask": True,
         "is_automode": False,
         "label_column_name": job.label_column,
@@ -65,6 +69,15 @@ def root_properties(job: ImageJob) -> dict[str, str]:
         "mltable_data_json": json.dumps(data),
         "AMLSettingsJsonString": json.dumps(settings),
     }
+
+
+def ignored(job: ImageJob) -> dict[str, str]:
+    """The tag that says which keys of the job mean nothing to its task; none where all do."""
+    if not job.ignored:
+        return {}
+    shown = [place if len(place) <= _LONGEST else f"{place[:_LONGEST]}..." for place in job.ignored[:_LISTED]]
+    more = len(job.ignored) - len(shown)
+    return {IGNORED: ", ".join(shown) + (f" and {more} more" if more else "")}
 
 
 def sweep(name: str, job: ImageJob) -> Patch:

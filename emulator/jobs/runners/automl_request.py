@@ -1,4 +1,4 @@
-"""The definition of an AutoML image classification job: read, checked, and typed.
+"""The definition of an AutoML job for image classification: read, checked, and typed.
 
 Sources: the REST body that azure-ai-ml sends, and the limits in "Set up AutoML to train computer vision
 models".
@@ -6,20 +6,20 @@ models".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from amlocal.compat import names, weights
+from amlocal.compat import names
 from amlocal.emulator.http.errors import AzureError, not_there_yet, user_error
 from amlocal.emulator.jobs import fields
 from amlocal.emulator.jobs.fields import shown
+from amlocal.emulator.jobs.runners import automl_parameters
 
-TASK = "image-classification"
-TASK_TYPE = "ImageClassification"
+TASKS = ("image-classification", "image-classification-multilabel")
+"""The tasks that are there, by their trainers' names."""
 OTHER_TASK_TYPES = (
-    "ImageClassificationMultilabel",
     "ImageObjectDetection",
     "ImageInstanceSegmentation",
     "Classification",
@@ -34,23 +34,52 @@ DEFAULT_TIMEOUT = 7 * DAY
 MAXIMUM_TIMEOUT = 60 * DAY
 MAXIMUM_TRIALS = 1000
 MAXIMUM_CONCURRENT = 100
+MAXIMUM_NODES = 1000
+VERBOSITIES = ("NotSet", "Debug", "Info", "Warning", "Error", "Critical")
 _DETAILS = "taskDetails"
 _SETTINGS = "taskDetails.modelSettings"
+_DETAIL_KEYS = frozenset(
+    {
+        "taskType",
+        "logVerbosity",
+        "primaryMetric",
+        "targetColumnName",
+        "trainingData",
+        "validationData",
+        "validationDataSize",
+        "limitSettings",
+        "modelSettings",
+        "searchSpace",
+        "sweepSettings",
+    }
+)
+_LIMIT_KEYS = frozenset({"maxTrials", "maxConcurrentTrials", "timeout"})
 
 
 @dataclass(frozen=True)
 class ImageJob:
-    """What a user asked for. `parameters` are only those given; `ignored` are keys without a meaning here."""
+    """What a user asked for. `parameters` are only those given; `ignored` are keys without a meaning here.
 
+    `task` is the trainers' name of the task. `model_given` is False where the model is the task's default;
+    `nodes` is how many nodes one trial has, by what `nodes_field` says.
+    """
+
+    task: str
     metric: names.PrimaryMetric
     label_column: str
     training_uri: str
     validation_uri: str | None
     validation_data_size: float | None
     timeout: float
+    nodes: int
+    nodes_field: str
+    log_verbosity: str
     model: str
+    model_given: bool
     parameters: Mapping[str, Any]
     advanced: Mapping[str, Any]
+    checkpoint_run_id: str | None
+    checkpoint_model: str | None
     ignored: tuple[str, ...]
     notices: tuple[str, ...]
 
@@ -58,12 +87,16 @@ class ImageJob:
     def pretrained(self) -> bool:
         return self.advanced.get("pretrained", True) is True
 
+    @property
+    def distributed(self) -> bool:
+        return bool(self.parameters.get("distributed", True))
+
 
 def read(properties: Mapping[str, Any]) -> ImageJob:
     """The job that the ARM `properties` define. Raises AzureError naming field and remedy."""
     details = fields.mapping(properties, _DETAILS, _DETAILS)
-    _check_task(details)
-    timeout = _limits(details)
+    task = _task(details)
+    timeout, strange = _limits(details)
     size = fields.fraction(
         details, "validationDataSize", "validation_data_size", f"{_DETAILS}.validationDataSize"
     )
@@ -84,34 +117,36 @@ def read(properties: Mapping[str, Any]) -> ImageJob:
             "target_column_name is missing; name the column of the labels, for example label.",
             target=f"{_DETAILS}.targetColumnName",
         )
-    model, parameters, unknown = _parameters(details)
-    advanced, warning = names.advanced_settings(parameters.pop("advanced_settings", None))
-    _check_pretrained(advanced)
+    parameters = automl_parameters.read(task, details)
+    nodes, nodes_field = _nodes(properties)
+    unknown = [key for key, value in details.items() if key not in _DETAIL_KEYS and value is not None]
     return ImageJob(
-        metric=_metric(details),
+        task=task,
+        metric=_metric(task, details),
         label_column=column,
         training_uri=training,
         validation_uri=validation,
         validation_data_size=size,
         timeout=timeout,
-        model=model,
-        parameters=parameters,
-        advanced=advanced,
-        ignored=tuple(unknown),
-        notices=(warning,) if warning else (),
+        nodes=nodes,
+        nodes_field=nodes_field,
+        log_verbosity=_verbosity(details),
+        model=parameters.model or names.default_model(task),
+        model_given=parameters.model is not None,
+        parameters=parameters.given,
+        advanced=parameters.advanced,
+        checkpoint_run_id=parameters.checkpoint_run_id,
+        checkpoint_model=parameters.checkpoint_model,
+        ignored=(*parameters.ignored, *strange, *unknown),
+        notices=parameters.notices,
     )
 
 
-def check_weights(job: ImageJob, weights_dir: Path, missing: str) -> None:
-    """Raises AzureError when the model's pretrained weights are needed and not on this machine."""
-    if job.pretrained and missing == "error" and weights.find(job.model, weights_dir) is None:
-        text = weights.where_to_put(job.model, weights_dir)
-        raise user_error(f"{text[0].upper()}{text[1:]}.", target=f"{_SETTINGS}.modelName")
-
-
-def _check_task(details: Mapping[str, Any]) -> None:
+def _task(details: Mapping[str, Any]) -> str:
+    """The trainers' name of the task. Raises AzureError for one that is unknown or not there yet."""
     given = fields.text(details, "taskType", f"{_DETAILS}.taskType")
-    known = {name.lower(): name for name in (TASK_TYPE, *OTHER_TASK_TYPES)}
+    ready = {names.task(name).rest: name for name in TASKS}
+    known = {name.lower(): name for name in (*ready, *OTHER_TASK_TYPES)}
     task = known.get((given or "").lower())
     if task is None:
         near = names.nearest(given or "", known.values())
@@ -120,23 +155,55 @@ def _check_task(details: Mapping[str, Any]) -> None:
             f"taskType is {shown(given)}; it must be one of {', '.join(known.values())}.{hint}",
             target=f"{_DETAILS}.taskType",
         )
-    if task != TASK_TYPE:
+    if task not in ready:
         raise not_there_yet(f"The AutoML task {task}")
+    return ready[task]
 
 
-def _metric(details: Mapping[str, Any]) -> names.PrimaryMetric:
+def _metric(task: str, details: Mapping[str, Any]) -> names.PrimaryMetric:
     target = f"{_DETAILS}.primaryMetric"
     given = fields.text(details, "primaryMetric", target)
-    task = names.task(TASK)
+    row = names.task(task)
     try:
-        return names.primary_metric(TASK, given or task.default_primary_metric)
+        return names.primary_metric(task, given or row.default_primary_metric)
     except names.BadParameter as error:
-        near = names.nearest(given or "", [metric.yaml for metric in task.primary_metrics])
+        near = names.nearest(given or "", [metric.yaml for metric in row.primary_metrics])
         hint = f". Did you mean {' or '.join(near)}?" if near else "."
         raise user_error(f"{error}{hint}", target=target) from error
 
 
-def _limits(details: Mapping[str, Any]) -> float:
+def _verbosity(details: Mapping[str, Any]) -> str:
+    """The level of the trial's log in REST's spelling; YAML's (not_set) is taken as well."""
+    target = f"{_DETAILS}.logVerbosity"
+    given = fields.text(details, "logVerbosity", target) or "Info"
+    for known in VERBOSITIES:
+        if given.replace("_", "").lower() == known.lower():
+            return known
+    allowed = "not_set, debug, info, warning, error, critical"
+    raise user_error(f"log_verbosity is {shown(given)}; it must be one of {allowed}.", target=target)
+
+
+def _nodes(properties: Mapping[str, Any]) -> tuple[int, str]:
+    """How many nodes one trial has, and the field that says so: the property node_count_per_trial (a number
+    or its text), else resources.instance_count; 1 without."""
+    name = "node_count_per_trial"
+    given = fields.mapping(properties, "properties", "properties").get(name)
+    if given is not None:
+        target = f"properties.{name}"
+        text = given.strip() if isinstance(given, str) else ""
+        number = int(text) if re.fullmatch(r"0{0,9}[1-9][0-9]{0,3}", text) else given
+        found = fields.whole({name: number}, name, target, target, maximum=MAXIMUM_NODES)
+        return found or 1, target
+    resources = fields.mapping(properties, "resources", "resources")
+    # azure-ai-ml sends a `resources` that was given as a dictionary as it is, in snake_case.
+    key = "instanceCount" if resources.get("instanceCount") is not None else "instance_count"
+    field = "resources.instance_count"
+    found = fields.whole(resources, key, field, "resources.instanceCount", maximum=MAXIMUM_NODES)
+    return found or 1, field
+
+
+def _limits(details: Mapping[str, Any]) -> tuple[float, list[str]]:
+    """The job's timeout in seconds, and the places of limits that mean nothing here."""
     place = f"{_DETAILS}.limitSettings"
     limits = fields.mapping(details, "limitSettings", place)
     trials = fields.whole(
@@ -163,7 +230,8 @@ def _limits(details: Mapping[str, Any]) -> float:
             "Leave them out and set fixed values by set_training_parameters(...).",
             target=f"{place}.maxTrials" if (trials or 1) > 1 else f"{_DETAILS}.searchSpace",
         )
-    return timeout
+    unknown = [key for key, value in limits.items() if key not in _LIMIT_KEYS and value is not None]
+    return timeout, [f"limitSettings.{key}" for key in unknown]
 
 
 def _data(details: Mapping[str, Any], key: str, name: str) -> str | None:
@@ -181,45 +249,3 @@ def _data(details: Mapping[str, Any], key: str, name: str) -> str | None:
     if uri is None:
         raise user_error(f"{name} has no path; give the folder that holds MLTable.", target=f"{place}.uri")
     return uri
-
-
-def _parameters(details: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[str]]:
-    """Model name, given parameters by snake_case name, and keys that mean nothing to this task."""
-    settings = fields.mapping(details, "modelSettings", _SETTINGS)
-    try:
-        parameters, unknown = names.from_rest(TASK, settings)
-        model = _model(parameters)
-        names.effective(TASK, model, {k: v for k, v in parameters.items() if k != "model_name"})
-    except names.BadParameter as error:
-        row = names.hyperparameters(TASK).get(error.parameter)
-        rest = row.rest if row else error.parameter
-        raise user_error(f"training_parameters.{error}.", target=f"{_SETTINGS}.{rest}") from error
-    return model, parameters, [key for key, value in unknown.items() if value is not None]
-
-
-def _model(parameters: Mapping[str, Any]) -> str:
-    """The model to train. Raises BadParameter for an unknown name, AzureError for one not there yet."""
-    given = parameters.get("model_name")
-    known = names.models(TASK)
-    ready = ", ".join(row.name for row in known.values() if row.available)
-    name = given or names.default_model(TASK)
-    if given is not None and "/" in given and given not in known:
-        raise not_there_yet(f"Training the Hugging Face model {shown(given)}")
-    if name in known and not known[name].available:
-        what = f"The model {name}" if given else f"The default model of {TASK_TYPE}, {name},"
-        raise AzureError(
-            501,
-            "NotImplemented",
-            f"{what} is not there yet in amlocal. Set model_name to one of: {ready}.",
-            target=f"{_SETTINGS}.modelName",
-        )
-    return names.model(TASK, name).name
-
-
-def _check_pretrained(advanced: Mapping[str, Any]) -> None:
-    value = advanced.get("pretrained", True)
-    if not isinstance(value, bool):
-        raise user_error(
-            f"advanced_settings.pretrained is {shown(value)}; it must be true or false, without quotes.",
-            target=f"{_SETTINGS}.advancedSettings",
-        )

@@ -26,6 +26,8 @@ _KEPT = (
     "MKL_NUM_THREADS",
     "HF_HOME",
     "HF_HUB_CACHE",
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
     "XDG_CACHE_HOME",
 )
 _LOOPBACK = "localhost,127.0.0.1,::1"

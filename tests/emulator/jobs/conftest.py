@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -197,14 +197,22 @@ class Desk:
         """The container of workspaceblobstore."""
         return self.folder.container(self.workspace.account, f"azureml-blobstore-{self.workspace.id}")
 
-    def data(self, name: str = "train", rows: int = 12, extra: str = "") -> str:
-        """An MLTable folder in the default datastore with two classes; its URI."""
+    def data(
+        self,
+        name: str = "train",
+        rows: int = 12,
+        extra: str = "",
+        labels: Sequence[Any] = ("a", "b"),
+        column: str = "label",
+    ) -> str:
+        """An MLTable folder in the default datastore whose rows have the `labels` in turn; its URI."""
         folder = self.blobs / name
         (folder / "images").mkdir(parents=True, exist_ok=True)
         lines = []
         for number in range(rows):
             (folder / "images" / f"{number}.jpg").write_bytes(b"image")
-            lines.append(json.dumps({"image_url": f"./images/{number}.jpg", "label": "ab"[number % 2]}))
+            row = {"image_url": f"./images/{number}.jpg", column: labels[number % len(labels)]}
+            lines.append(json.dumps(row))
         (folder / "train.jsonl").write_text("".join(line + "\n" for line in lines) + extra)
         (folder / "MLTable").write_text(MLTABLE)
         return f"azureml://datastores/workspaceblobstore/paths/{name}"

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from amlocal.compat import names
 from amlocal.emulator.http.errors import AzureError
 from amlocal.emulator.jobs import records
 
@@ -20,6 +19,8 @@ L = f"{D}.limitSettings"
 URI = f"{D}.trainingData.uri"
 STORE = "azureml://datastores/workspaceblobstore/paths"
 OTHER = "azureml://subscriptions/s/resourcegroups/g/workspaces/w/datastores/workspaceblobstore/paths/train"
+
+MODEL = {"jobInputType": "mlflow_model", "uri": "azureml:digits:1"}
 
 # (changes to a good body, status, target, what the message holds)
 CASES: list[tuple[dict[str, Any], int, str | None, tuple[str, ...]]] = [
@@ -36,6 +37,13 @@ CASES: list[tuple[dict[str, Any], int, str | None, tuple[str, ...]]] = [
         None,
         ("AutoML task ImageObjectDetection is not there",),
     ),
+    ({f"{D}.taskType": "ImageInstanceSegmentation"}, 501, None, ("ImageInstanceSegmentation is not there",)),
+    (
+        {f"{D}.taskType": "ImageClassificationMultilabl"},
+        400,
+        f"{D}.taskType",
+        ("'ImageClassificationMultilabl'", "Did you mean ImageClassificationMultilabel"),
+    ),
     ({f"{D}.taskType": "Forecasting"}, 501, None, ("AutoML task Forecasting is not there yet",)),
     (
         {f"{D}.taskType": "ImageClassificatoin"},
@@ -49,6 +57,14 @@ CASES: list[tuple[dict[str, Any], int, str | None, tuple[str, ...]]] = [
         f"{D}.primaryMetric",
         ("primary_metric: 'acuracy'", "norm_macro_recall", "Did you mean accuracy"),
     ),
+    ({f"{D}.primaryMetric": "IOU"}, 400, f"{D}.primaryMetric", ("primary_metric: 'IOU'", "one of accuracy")),
+    (
+        {f"{D}.logVerbosity": "loud"},
+        400,
+        f"{D}.logVerbosity",
+        ("log_verbosity is 'loud'", "not_set, debug, info, warning, error, critical"),
+    ),
+    ({f"{D}.logVerbosity": 20}, 400, f"{D}.logVerbosity", ("must be a text, not 20",)),
     ({f"{D}.targetColumnName": None}, 400, f"{D}.targetColumnName", ("target_column_name is missing",)),
     ({f"{D}.targetColumnName": "a\nb"}, 400, f"{D}.targetColumnName", ("control character",)),
     ({f"{D}.targetColumnName": "lable"}, 400, f"{D}.trainingData", ("'lable'", "Did you mean 'label'?")),
@@ -117,13 +133,22 @@ CASES: list[tuple[dict[str, Any], int, str | None, tuple[str, ...]]] = [
         ("model_name: 'resnet81'", "did you mean resnet18"),
     ),
     (
-        {f"{S}.modelName": "resnest101"},
-        501,
+        {f"{S}.modelName": "microsoft/beit-x"},
+        400,
         f"{S}.modelName",
-        ("The model resnest101 is not there yet", "resnet18"),
+        ("onfig.json of microsoft/beit-x was found neither",),
     ),
-    ({f"{S}.modelName": "microsoft/beit-x"}, 501, None, ("Hugging Face model 'microsoft/beit-x'",)),
-    ({f"{S}.numberOfEpochs": 0}, 400, f"{S}.numberOfEpochs", ("number_of_epochs: 0", "at least 1")),
+    ({f"{S}.modelName": "../../etc"}, 400, f"{S}.modelName", ("model_name: '../../etc'",)),
+    ({f"{S}.modelName": 18}, 400, f"{S}.modelName", ("model_name: 18", "text")),
+    ({f"{S}.numberOfEpochs": 0}, 400, f"{S}.numberOfEpochs", ("number_of_epochs: 0", "from 1 to 2147483647")),
+    ({f"{S}.learningRate": "1e400"}, 400, f"{S}.learningRate", ("'1e400'", "a number from 0 to 1")),
+    ({f"{S}.beta1": True}, 400, f"{S}.beta1", ("beta1: True", "a number from 0 to 1")),
+    (
+        {f"{S}.modelName": "vits16r224", f"{S}.validationCropSize": 8},
+        400,
+        f"{S}.validationCropSize",
+        ("validation_crop_size: 8", "one patch"),
+    ),
     ({f"{S}.numberOfEpochs": "4.2"}, 400, f"{S}.numberOfEpochs", ("number_of_epochs: '4.2'", "whole number")),
     ({f"{S}.learningRate": 2}, 400, f"{S}.learningRate", ("learning_rate: 2", "a number from 0 to 1")),
     ({f"{S}.optimizer": "lion"}, 400, f"{S}.optimizer", ("optimizer: 'lion'", "sgd, adam, adamw")),
@@ -133,7 +158,44 @@ CASES: list[tuple[dict[str, Any], int, str | None, tuple[str, ...]]] = [
         f"{S}.earlyStopping",
         ("early_stopping: 'maybe'", "true or false"),
     ),
-    ({f"{S}.checkpointRunId": "x"}, 400, f"{S}.checkpointRunId", ("checkpoint_run_id", "left out")),
+    (
+        {f"{S}.checkpointRunId": "x"},
+        400,
+        f"{S}.checkpointRunId",
+        ("checkpoint_run_id is 'x'", "workspace ws-1 has no such run", "automl_best_child_run_id"),
+    ),
+    ({f"{S}.checkpointRunId": 5}, 400, f"{S}.checkpointRunId", ("checkpoint_run_id: 5", "text")),
+    ({f"{S}.checkpointModel": "m"}, 400, f"{S}.checkpointModel", ("checkpoint_model: 'm'", "mlflow_model")),
+    (
+        {f"{S}.checkpointModel": {"jobInputType": "custom_model", "uri": "azureml:m:1"}},
+        400,
+        f"{S}.checkpointModel.jobInputType",
+        ("checkpoint_model has the type 'custom_model'",),
+    ),
+    (
+        {f"{S}.checkpointModel": {"jobInputType": "mlflow_model"}},
+        400,
+        f"{S}.checkpointModel.uri",
+        ("checkpoint_model has no uri",),
+    ),
+    (
+        {f"{S}.checkpointModel": MODEL, f"{S}.checkpointRunId": "x"},
+        400,
+        f"{S}.checkpointModel",
+        ("checkpoint_run_id and checkpoint_model are both given",),
+    ),
+    (
+        {f"{S}.checkpointModel": MODEL},
+        400,
+        f"{S}.checkpointModel.uri",
+        ("checkpoint_model: ", "the model 'digits'", "no version 1"),
+    ),
+    (
+        {f"{S}.checkpointModel": {**MODEL, "uri": "https://example.org/model"}},
+        400,
+        f"{S}.checkpointModel.uri",
+        ("checkpoint_model: ", "is not an azureml reference"),
+    ),
     (
         {f"{S}.momentum": 0},
         400,
@@ -145,6 +207,27 @@ CASES: list[tuple[dict[str, Any], int, str | None, tuple[str, ...]]] = [
         400,
         f"{S}.advancedSettings",
         ("advanced_settings.pretrained is 'no'", "true or false"),
+    ),
+    (
+        {f"{S}.advancedSettings": '{"pretrained": false, "stream_image_files": "true"}'},
+        400,
+        f"{S}.advancedSettings",
+        ("advanced_settings.stream_image_files is 'true'", "without quotes"),
+    ),
+    (
+        {f"{S}.advancedSettings": '{"pretrained": false, "apply_automl_train_augmentations": null}'},
+        400,
+        f"{S}.advancedSettings",
+        ("advanced_settings.apply_automl_train_augmentations is None", "true or false"),
+    ),
+    *(
+        (
+            {f"{S}.advancedSettings": json.dumps({"pretrained": False, "precision": value})},
+            400,
+            f"{S}.advancedSettings",
+            (f"advanced_settings.precision is {value!r}", "one of auto, fp32, bf16, fp16"),
+        )
+        for value in ("fp8", 16, [], True)
     ),
     (
         {f"{S}.advancedSettings": None},
@@ -175,6 +258,23 @@ CASES: list[tuple[dict[str, Any], int, str | None, tuple[str, ...]]] = [
     ({"tags": {"a": 1}}, 400, "tags.a", ("tags.a must be a text, not 1",)),
     ({"tags": ["a"]}, 400, "tags", ("tags must be an object",)),
     ({"properties": {"a": {}}}, 400, "properties.a", ("properties.a must be a text",)),
+    *(
+        (
+            {"properties": {"node_count_per_trial": value}},
+            400,
+            "properties.node_count_per_trial",
+            (f"node_count_per_trial is {value!r}", "a whole number from 1 to 1000"),
+        )
+        for value in (0, -1, 1001, "0", "two", "1.5", "", 1.5, True)
+    ),
+    (
+        {"resources": {"instanceCount": 0}},
+        400,
+        "resources.instanceCount",
+        ("resources.instance_count is 0", "from 1 to 1000"),
+    ),
+    ({"resources": {"instance_count": "2"}}, 400, "resources.instanceCount", ("instance_count is '2'",)),
+    ({"resources": [2]}, 400, "resources", ("resources must be an object",)),
     ({"displayName": "x" * 300}, 400, "displayName", ("longer than 255",)),
     ({"experimentName": 5}, 400, "experimentName", ("experimentName must be a text",)),
 ]
@@ -251,18 +351,6 @@ def test_images_outside_the_datastore_are_dropped_not_read(desk: Any) -> None:
     assert "'/etc/hostname' is not an azureml reference" in message
 
 
-def test_the_default_model_is_named_when_it_is_not_there(desk: Any) -> None:
-    default = names.default_model("image-classification")
-    if names.models("image-classification")[default].available:
-        pytest.skip("the default model can be trained")
-    service = desk.service(start=False)
-    with pytest.raises(AzureError) as caught:
-        service.submit(desk.workspace, "job1", desk.body(**{f"{S}.modelName": None}))
-    assert caught.value.status == 501
-    assert f"The default model of ImageClassification, {default}, is not there yet" in caught.value.message
-    assert "mobilenetv2, resnet18" in caught.value.message
-
-
 def test_weights_that_are_there_are_enough(desk: Any) -> None:
     service = desk.service(start=False)
     (desk.root / "weights").mkdir()
@@ -283,6 +371,12 @@ def test_what_is_accepted(desk: Any) -> None:
         {f"{L}.timeout": "P1DT2H"},
         {f"{D}.primaryMetric": None},
         {f"{D}.primaryMetric": "AUC_weighted"},
+        {f"{D}.logVerbosity": "not_set"},
+        {f"{D}.logVerbosity": None},
+        {f"{S}.modelName": None},
+        {"properties": {"node_count_per_trial": 2, "enable_automode": True}},
+        {"resources": {"instanceCount": 3}},
+        {"resources": {"instance_type": "Standard_NC6", "instance_count": 1}},
         {f"{D}.validationDataSize": 0.3},
         {f"{S}.numberOfEpochs": "4.0", f"{S}.optimizer": "None", f"{S}.momentum": None},
         {f"{S}.advancedSettings": '{"pretrained": false}', f"{S}.somethingNew": [1, 2]},

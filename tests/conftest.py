@@ -1,0 +1,23 @@
+"""For every test: nobody asks the hub, and nobody finds what its cache on this machine happens to hold."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+import pytest
+
+_EMPTY = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set before any server is started; tests with a hub of their own set it back."""
+    empty = tempfile.TemporaryDirectory(prefix="amlocal-no-hub-", ignore_cleanup_errors=True)
+    config.stash[_EMPTY] = empty
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_CACHE"] = empty.name
+    os.environ.pop("HF_ENDPOINT", None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_EMPTY].cleanup()

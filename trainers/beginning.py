@@ -1,0 +1,164 @@
+"""What a trial starts from: its seed, its network with the weights it begins with, and its layout."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from amlocal.compat.model_rows import HUGGINGFACE
+from amlocal.trainers import device as devices
+from amlocal.trainers import distributed, files, registry
+from amlocal.trainers.checkpoints import Checkpoint
+from amlocal.trainers.errors import TrainingError
+from amlocal.trainers.layouts import NUMBER_TYPES, Layout
+from amlocal.trainers.models import loading, weights
+from amlocal.trainers.models.network import Network, freeze
+from amlocal.trainers.progress import say, warn
+from amlocal.trainers.spec import Spec, Start
+
+
+def seed(spec: Spec) -> int:
+    """random_seed, or a seed drawn once per trial and kept, so that a resumed trial splits its data alike."""
+    given = spec.parameters["random_seed"]
+    kept = spec.state_dir / "seed.json"
+    if given is not None:
+        torch.backends.cudnn.deterministic = True
+        return int(given)
+    if spec.attempt >= 2 and kept.exists():
+        return int(json.loads(kept.read_text(encoding="utf-8"))["seed"])
+    torch.backends.cudnn.benchmark = True
+    drawn = int(distributed.first(int.from_bytes(os.urandom(4), "little")))
+    if distributed.current().rank == 0:
+        files.write_json(kept, {"seed": drawn})
+    return drawn
+
+
+def pretrained(spec: Spec, resume: Checkpoint | None) -> Path | None:
+    """The file of the pretrained weights; None when the trial starts from others, or from random ones.
+
+    Raises TrainingError when they are missing.
+    """
+    if resume is not None or spec.start is not None:
+        return None
+    if not spec.pretrained:
+        warn('starting from random weights: advanced_settings has "pretrained": false')
+        return None
+    if distributed.current().rank == 0:
+        found = weights.begin(spec.model, spec.weights_dir, spec.missing_weights, spec.state_dir)
+        distributed.barrier()
+        return found
+    # The first process may have to download them.
+    distributed.barrier()
+    return weights.obtain(spec.model, spec.weights_dir, spec.missing_weights)
+
+
+def network(
+    spec: Spec, labels: list[str], path: Path | None, resume: Checkpoint | None
+) -> tuple[Network, str]:
+    """The network with the weights in `path`, frozen as asked, and in words what it starts from.
+
+    Raises TrainingError when those of `path` or of checkpoint_run_id do not fit.
+    """
+    build = registry.builder(spec.model.builder)
+    built: Network = build(spec.model, len(labels), path, spec.parameters["validation_crop_size"])
+    origin = "random weights" if path is None else str(path)
+    if resume is not None:
+        origin = f"checkpoint of epoch {resume.epoch + 1}, attempt {spec.attempt}"
+    elif spec.start is not None:
+        origin = _go_on(built.module, spec.start, spec.model.name, labels)
+    wanted = spec.parameters["layers_to_freeze"]
+    frozen = freeze(built, wanted)
+    if wanted is not None and wanted > frozen:
+        warn(f"layers_to_freeze is {wanted}, but {spec.model.name} has {frozen} stages; all are frozen")
+    return built, origin
+
+
+def _go_on(module: nn.Module, start: Start, model_name: str, labels: list[str]) -> str:
+    if start.model_name != model_name:
+        raise TrainingError(
+            f"the checkpoint of run {start.run_id} is of model {start.model_name}, and this job trains "
+            f"{model_name}; set model_name to {start.model_name}"
+        )
+    tensors = _read(start.weights)
+    earlier = _labels(start.labels)
+    if earlier is not None and earlier != labels:
+        # Another meaning of each output, even where their number happens to agree.
+        heads = _outputs(module, len(labels)) & _of_width(tensors, len(earlier))
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in heads}
+        gone, new = sorted(set(earlier) - set(labels)), sorted(set(labels) - set(earlier))
+        changed = "; ".join(
+            f"{what}: {', '.join(some)}" for what, some in (("no more", gone), ("new", new)) if some
+        )
+        say(f"labels differ from those of run {start.run_id} ({changed}): the last layer starts anew")
+    loaded = loading.load_intersecting(module, tensors)
+    whole = len(module.state_dict())
+    say(f"{loaded.loaded} of {whole} tensors come from run {start.run_id}, {whole - loaded.loaded} are new")
+    return f"weights of run {start.run_id}"
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return loading.read(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler fails in many ways
+        raise TrainingError(f"{path} is not a readable model.pt: {str(error).splitlines()[0]}") from error
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise TrainingError(f"{path} is not a state dict")
+    return found
+
+
+def _labels(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return [str(label) for label in found] if isinstance(found, list) else None
+
+
+def _outputs(module: nn.Module, classes: int) -> set[str]:
+    """Names of the tensors of the layer that answers: the last one with a row for each class."""
+    found = [
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, (nn.Linear, nn.Conv2d)) and part.weight.shape[0] == classes
+    ]
+    return {f"{found[-1]}.weight", f"{found[-1]}.bias"} if found else set()
+
+
+def _of_width(tensors: dict[str, Tensor], width: int) -> set[str]:
+    return {name for name, tensor in tensors.items() if tensor.ndim and tensor.shape[0] == width}
+
+
+def layout(spec: Spec, model: nn.Module, shape: tuple[int, int, int, int], device: torch.device) -> Layout:
+    """The layout chosen by the first attempt, kept for the next, since another one gives other numbers.
+
+    advanced_settings `precision` ("fp32", "bf16", "fp16") fixes the number type. Raises TrainingError for
+    another value.
+    """
+    kept = spec.state_dir / "layout.json"
+    if spec.attempt >= 2 and kept.exists():
+        facts = json.loads(kept.read_text(encoding="utf-8"))
+        found = Layout.of(facts)
+        if found is not None and facts.get("device") == device.type:
+            return found
+    row = spec.model
+    # Hugging Face's architectures are families: one name for networks of every size.
+    key = row.name if row.builder == HUGGINGFACE else row.architecture
+    asked = spec.advanced.get("precision", "auto")
+    if asked in NUMBER_TYPES:
+        usual = devices.fixed_layout(device, key)
+        chosen = Layout(usual.channels_last, asked)
+    elif asked == "auto":
+        seeded = spec.parameters["random_seed"] is not None
+        chosen = devices.layout(model, key, shape, device, spec.cache_dir, seeded=seeded)
+    else:
+        raise TrainingError(
+            f"advanced_settings precision is {asked!r}; it must be auto, {', '.join(NUMBER_TYPES)}"
+        )
+    if distributed.current().rank == 0:
+        files.write_json(kept, {"device": device.type, **chosen.facts()})
+    return chosen
