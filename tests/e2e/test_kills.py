@@ -160,6 +160,7 @@ def test_the_trial_dies_and_resumes_from_its_checkpoint(server: Any, digits: Pat
     assert not (job / "attempt-3.started").exists()
 
 
+@pytest.mark.slow
 def test_a_trial_that_dies_twice_fails_with_its_log(server: Any, digits: Path) -> None:
     job = submit(server, "unlucky", digits, 500)
     os.kill(trial_process(job), signal.SIGKILL)

@@ -116,6 +116,7 @@ def test_a_hub_that_says_nothing_holds_no_submit_up(start: Callable[..., Any], t
     assert "The file config.json of acme/tiny-vit was found neither" in answers["other"]["message"]
 
 
+@pytest.mark.slow
 def test_random_weights_are_said_on_every_run_in_the_log_and_by_the_trial(
     start: Callable[..., Any], tables: Path
 ) -> None:

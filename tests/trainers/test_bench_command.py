@@ -30,6 +30,7 @@ RATIOS = {
 }
 
 
+@pytest.mark.slow
 def test_the_command_writes_rows_whose_ratios_are_those_of_their_parts(tmp_path: Path) -> None:
     out = tmp_path / "here.csv"
     argv = [sys.executable, "-m", "amlocal.trainers", "bench", *TINY, "--threads", "1", "--out", str(out)]

@@ -359,6 +359,7 @@ def test_it_ends_when_there_is_nothing_to_do(tmp_path: Path) -> None:
     end(idle)
 
 
+@pytest.mark.slow
 def test_real_trials_and_the_end_of_the_starter(make_spec: Any, tmp_path: Path) -> None:
     folder = tmp_path / "real"
     read_end, write_end = os.pipe()
