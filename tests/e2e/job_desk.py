@@ -1,7 +1,8 @@
-"""What the tests of command jobs share: making one, waiting for its end, and why it failed."""
+"""What the tests of command jobs share: making one, its end, why it failed, what it left running."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from conftest import wait_for
@@ -28,3 +29,17 @@ def message(server: Any, name: str) -> str:
     """The reason of a failed job, as run history tells it."""
     _, details = server.call("GET", f"/history/v1.0{server.workspace_path}/runs/{name}/details")
     return str(details["error"]["error"]["message"])
+
+
+def processes_of(job: str) -> list[int]:
+    """Processes that carry the mark of the job, or are its shim or launcher."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                text = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if f"/{job}:1".encode() in text or f"/{job}\0".encode() in text or f"/{job}/".encode() in text:
+                found.append(int(entry.name))
+    return found

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_for
-from job_desk import ended, make, message
+from job_desk import ended, make, message, processes_of
 
 SCRIPT = """
 import argparse, json, os, pathlib, sys
@@ -199,7 +199,7 @@ def test_cancel_ends_every_process(server: Any, ml_client: Any) -> None:
     wait_for(lambda: ml_client.jobs.get(job.name).status == "Running", 30, "the start")
     ml_client.jobs.begin_cancel(job.name).result()
     assert ended(ml_client, job.name).status == "Canceled"
-    assert processes_of(server, job.name) == []
+    assert processes_of(job.name) == []
 
 
 def test_a_timeout(server: Any, ml_client: Any) -> None:
@@ -208,7 +208,7 @@ def test_a_timeout(server: Any, ml_client: Any) -> None:
     job = ml_client.jobs.create_or_update(made)
     assert ended(ml_client, job.name).status == "Canceled"
     assert "time limit" in message(server, job.name)
-    assert processes_of(server, job.name) == []
+    assert processes_of(job.name) == []
 
 
 def test_fifty_jobs_leave_nothing(server: Any) -> None:
@@ -228,20 +228,6 @@ def test_fifty_jobs_leave_nothing(server: Any) -> None:
 
     wait_for(lambda: not open_jobs(), 120, "fifty jobs")
     for name in names:
-        assert processes_of(server, name) == []
+        assert processes_of(name) == []
         folder = next(server.folder.jobs.glob(f"*/{name}"))
         assert (folder / "exit-1.json").exists() and not (folder / "wd").exists()
-
-
-def processes_of(server: Any, job: str) -> list[int]:
-    """Processes that carry the mark of the job, or are its shim."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                text = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if f"/{job}:1".encode() in text or f"/{job}\0".encode() in text:
-                found.append(int(entry.name))
-    return found

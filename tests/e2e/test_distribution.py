@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_for
-from job_desk import ended, make, message
+from job_desk import ended, make, message, processes_of
 
 ALL_REDUCE = """
 import os
@@ -26,20 +26,6 @@ dist.destroy_process_group()
 def logs(ml_client: Any, name: str, folder: Path) -> dict[str, str]:
     ml_client.jobs.download(name, all=True, download_path=str(folder))
     return {path.name: path.read_text() for path in folder.rglob("user_logs/*.txt")}
-
-
-def processes_of(job: str) -> list[int]:
-    """Processes that carry the mark of the job, or are its shim or launcher."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                text = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if f"/{job}:1".encode() in text or f"/{job}\0".encode() in text or f"/{job}/".encode() in text:
-                found.append(int(entry.name))
-    return found
 
 
 @pytest.mark.parametrize(
