@@ -25,11 +25,6 @@ def row_of(model_name: str) -> names.Model:
     return names.model("image-classification", model_name)
 
 
-def file_name(model_name: str) -> str:
-    """The model's file, seen from the weights folder, e.g. "resnet18.safetensors". Raises ValueError."""
-    return row_of(model_name).weights
-
-
 def find(model_name: str, weights_dir: Path | None, environ: Mapping[str, str] | None = None) -> Path | None:
     """The model's weights file, or None: first `weights_dir`, then the Hugging Face cache. Raises ValueError
     for a name that no model can have."""

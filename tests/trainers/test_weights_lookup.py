@@ -50,7 +50,7 @@ def test_a_hugging_face_model_has_a_folder(tmp_path: Path, cache: Path) -> None:
     assert weights.find(OWN, tmp_path) is None
     (folder / "model.safetensors").write_bytes(b"x")
     assert weights.find(OWN, tmp_path) == folder / "model.safetensors"
-    assert weights.file_name(OWN) == "acme--tiny-vit/model.safetensors"
+    assert weights.row_of(OWN).weights == "acme--tiny-vit/model.safetensors"
 
 
 def test_a_hugging_face_model_in_the_hubs_cache(tmp_path: Path, cache: Path) -> None:
