@@ -60,7 +60,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
         return command.run(wanted)
     except TrainingError as error:
-        progress.say(f"ERROR: {error}")
+        progress.error(str(error))
         return 1
 
 
@@ -75,7 +75,7 @@ def _warm(arguments: argparse.Namespace) -> int:
             lifeline=arguments.lifeline,
         )
     except TrainingError as error:
-        progress.say(f"ERROR: {error}")
+        progress.error(str(error))
         return 1
 
 
@@ -86,10 +86,10 @@ def _convert(source: Path, target: Path) -> int:
         convert.limit(source)
         count = convert.convert(source, target)
     except TrainingError as error:
-        progress.say(f"ERROR: {error}")
+        progress.error(str(error))
         return 1
     except MemoryError:
-        progress.say(f"ERROR: {source} needs more memory than a file of its size should")
+        progress.error(f"{source} needs more memory than a file of its size should")
         return 1
     progress.say(f"{count} tensors")
     return 0
