@@ -14,7 +14,7 @@ from amlocal.trainers import device as devices
 from amlocal.trainers import distributed, files, registry
 from amlocal.trainers.checkpoints import Checkpoint
 from amlocal.trainers.errors import TrainingError
-from amlocal.trainers.layouts import NUMBER_TYPES, Layout
+from amlocal.trainers.layouts import NUMBER_TYPES, PLAIN, Layout
 from amlocal.trainers.models import loading, weights
 from amlocal.trainers.models.network import Network, freeze
 from amlocal.trainers.progress import say, warn
@@ -137,8 +137,10 @@ def layout(spec: Spec, model: nn.Module, shape: tuple[int, int, int, int], devic
     """The layout chosen by the first attempt, kept for the next, since another one gives other numbers.
 
     advanced_settings `precision` ("fp32", "bf16", "fp16") fixes the number type. Raises TrainingError for
-    another value.
+    another value. With `fast_path` false nothing is chosen: fp32, contiguous.
     """
+    if not spec.fast_path:
+        return PLAIN
     kept = spec.state_dir / "layout.json"
     if spec.attempt >= 2 and kept.exists():
         facts = json.loads(kept.read_text(encoding="utf-8"))

@@ -77,6 +77,10 @@ class Layout:
         return torch.amp.GradScaler(device.type, enabled=self.number_type == "fp16")
 
 
+PLAIN = Layout(channels_last=False)
+"""That of an ordinary PyTorch loop."""
+
+
 def fixed_layout(device: torch.device, key: str = "") -> Layout:
     """The layout that needs no measuring: fp32 on CPUs, since every CPU has it, else the GPU's short type.
 

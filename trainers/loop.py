@@ -74,6 +74,7 @@ class Loop:
         gradient_clip: str,
         device: torch.device,
         layout: Layout,
+        fast: bool = True,
         checkpoints: Checkpoints,
         record: Callable[[list[Metric]], None],
         keep: Callable[[int, nn.Module], None],
@@ -91,7 +92,7 @@ class Loop:
         self._timer = StepTimer(clock)
         self._world = distributed.current()
         self._stepper = Stepper(
-            task, model, parameters, gradient_clip=gradient_clip, device=device, layout=layout
+            task, model, parameters, gradient_clip=gradient_clip, device=device, layout=layout, fast=fast
         )
         self._stopping = optim.EarlyStopping(
             enabled=parameters["early_stopping"],

@@ -65,6 +65,11 @@ class Spec:
         return self.task == MULTILABEL
 
     @property
+    def fast_path(self) -> bool:
+        """False only when advanced_settings says so: a plain PyTorch step, to compare the numbers with."""
+        return self.advanced.get("fast_path", True) is not False
+
+    @property
     def stream(self) -> bool:
         """Whether images are read while training goes on; only a literal true counts (Azure's rule)."""
         return self.advanced.get("stream_image_files") is True

@@ -52,6 +52,7 @@ class Stepper:
         gradient_clip: str,
         device: torch.device,
         layout: Layout,
+        fast: bool = True,
     ) -> None:
         self._task = task
         self._model = model
@@ -59,19 +60,20 @@ class Stepper:
         self._gradient_clip = gradient_clip
         self._device = device
         self._layout = layout
+        # None: where PyTorch has it.
+        self._fused = None if fast else False
         self._world = distributed.current()
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         self._ddp: DistributedDataParallel | None = None
         seeded = parameters["random_seed"] is not None
-        self.forward = compiling.Forward(
-            model, allowed=compiling.possible(device, self._world.size, seeded=seeded)
-        )
+        allowed = fast and compiling.possible(device, self._world.size, seeded=seeded)
+        self.forward = compiling.Forward(model, allowed=allowed)
         self.accumulation = max(1, parameters["gradient_accumulation_step"])
         self.reset()
 
     def reset(self) -> None:
         """A new optimizer and schedule, for the task's batch size as it is now."""
-        self.optimizer = optim.optimizer(self._model, self._parameters)
+        self.optimizer = optim.optimizer(self._model, self._parameters, fused=self._fused)
         self.scaler = self._layout.scaler(self._device)
         self.plan()
 

@@ -74,6 +74,7 @@ def run(spec: Spec) -> Shipper:
         gradient_clip=spec.model.gradient_clip,
         device=device,
         layout=layout,
+        fast=spec.fast_path,
         checkpoints=checkpoints,
         record=record,
         keep=lambda epoch, trained: _keep(spec, epoch, trained),

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from painted import paint, write_manifest
+from pytest_mock import MockerFixture
 from safetensors.torch import load_file
 
-from amlocal.trainers import spec, trial
+from amlocal.trainers import optim, spec, trial
 from amlocal.trainers.errors import TrainingError
 
 MetricsOf = Callable[[Path], dict[str, dict[int, float]]]
@@ -127,6 +128,21 @@ def test_a_number_type_of_choice(make_spec: Any, capsys: pytest.CaptureFixture[s
     assert "channels_last, bf16" in capsys.readouterr().out
     with pytest.raises(TrainingError, match="precision is 'int4'; it must be auto, fp32, bf16, fp16"):
         run(make_spec("wrong", ONE, advanced_settings={**PLAIN, "precision": "int4"}))
+
+
+def test_without_the_fast_path_a_step_is_a_plain_one_and_the_numbers_agree(
+    make_spec: Any, metrics_of: MetricsOf, capsys: pytest.CaptureFixture[str], mocker: MockerFixture
+) -> None:
+    made = mocker.spy(optim, "optimizer")
+    losses = []
+    for name, fast in (("fast", True), ("plain", False)):
+        given = {**ONE, "optimizer": "sgd", "learning_rate": 1e-4}
+        _, state = run(make_spec(name, given, advanced_settings={**PLAIN, "fast_path": fast}))
+        losses.append(metrics_of(state)["log_loss"])
+    out = capsys.readouterr().out
+    assert "channels_last, fp32" in out and "contiguous, fp32" in out
+    assert [bool(found.defaults["fused"]) for found in made.spy_return_list] == [True, False]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
 
 
 def test_what_is_ignored_is_said_and_the_level_is_kept(

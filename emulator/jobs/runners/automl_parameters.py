@@ -20,7 +20,7 @@ PLACE = "taskDetails.modelSettings"
 _TOLD = 20
 # Many names have words in common (logTrainingMetrics, trainingBatchSize); a slip of the pen is closer.
 _SLIP = 0.8
-_SWITCHES = ("stream_image_files", "apply_automl_train_augmentations", "pretrained")
+_SWITCHES = ("stream_image_files", "apply_automl_train_augmentations", "pretrained", "fast_path")
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _ADVANCED = (*_SWITCHES, "precision")
 
