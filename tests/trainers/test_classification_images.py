@@ -14,6 +14,7 @@ from torch import Tensor
 
 from amlocal.trainers import spec
 from amlocal.trainers.data import images, samples
+from amlocal.trainers.errors import TrainingError
 from amlocal.trainers.layouts import Layout
 from amlocal.trainers.tasks.classification import Classification
 
@@ -121,3 +122,32 @@ def test_an_image_that_cannot_be_read_while_streaming_is_left_out_and_told_once(
     out = capsys.readouterr().out
     assert out.count("m.jsonl:6 is left out: not an image in a known format") == 1
     assert np.isfinite(epoch(task, 2).numpy()).all()
+
+
+class Narrow(torch.nn.Module):
+    """Answers each image's mean colour, and no more than `room` images at a time."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.seen: list[int] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(len(images))
+        if len(images) > self.room:
+            raise RuntimeError("not enough memory: you tried to allocate 8 bytes")
+        return images.mean((2, 3))
+
+
+def test_a_validation_batch_that_does_not_fit_is_halved_and_the_scores_stay(
+    make_task: MakeTask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide, narrow = Narrow(9), Narrow(3)
+    whole = make_task().evaluate(wide).metrics
+    task = make_task()
+    assert task.evaluate(narrow).metrics == whole and wide.seen == [9]
+    assert narrow.seen == [9, 5, 3, 2, 4, 2, 2] and task.validation_batch_size == 2
+    out = capsys.readouterr().out
+    assert "a validation batch of 9 does not fit into memory (not enough memory" in out
+    with pytest.raises(TrainingError, match="not enough memory to evaluate a single image"):
+        make_task().evaluate(Narrow(0))

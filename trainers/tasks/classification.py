@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from amlocal.compat import names
 from amlocal.compat.model_rows import HUGGINGFACE
+from amlocal.trainers import device as devices
 from amlocal.trainers import distributed, files
 from amlocal.trainers.data import augment, batches, cache
 from amlocal.trainers.errors import TrainingError
@@ -34,6 +35,7 @@ class Classification:
     """What the training loop needs to know about image classification.
 
     `batch_size` is the number of images of one batch of one process; it may be lowered between epochs.
+    `validation_batch_size` is lowered when memory is short.
     """
 
     higher_is_better = True
@@ -45,6 +47,7 @@ class Classification:
         self._augmented = spec.advanced.get("apply_automl_train_augmentations", True) is not False
         self._targets = targets(spec.multilabel)
         self.batch_size: int = self._parameters["training_batch_size"]
+        self.validation_batch_size: int = self._parameters["validation_batch_size"]
         data = classification_data.read(
             spec, self._targets, self._training_geometry(), self._validation_geometry()
         )
@@ -153,14 +156,14 @@ class Classification:
     def _outputs(self, model: nn.Module) -> tuple[Tensor, list[int]]:
         """Raw outputs of the validation images that can be read, in their order."""
         model.eval()
-        size, world = self._parameters["validation_batch_size"], distributed.current()
-        mine = range(world.rank, self.validation_images, world.size)
+        world = distributed.current()
+        left: Sequence[int] = range(world.rank, self.validation_images, world.size)
         outputs, seen = [torch.empty(0, self.classes)], []
-        for start in range(0, len(mine), size):
-            pixels, kept = self._validation.stacked(mine[start : start + size])
+        while left:
+            some, left = left[: self.validation_batch_size], left[self.validation_batch_size :]
+            pixels, kept = self._validation.stacked(some)
             if kept:
-                with self._placed.autocast(self._device):
-                    outputs.append(model(self._to_network(pixels.to(self._device))).float().cpu())
+                outputs.append(self._forward(model, pixels))
                 seen += kept
         whole = distributed.gather(
             torch.cat([torch.tensor(seen).double()[:, None], torch.cat(outputs).double()], 1)
@@ -169,6 +172,25 @@ class Classification:
             raise TrainingError("none of the validation images can be read")
         whole = whole[whole[:, 0].argsort()]
         return whole[:, 1:], whole[:, 0].long().tolist()
+
+    def _forward(self, model: nn.Module, pixels: Tensor) -> Tensor:
+        """Raw outputs of a batch; those that do not fit into memory are halved, and so are all after them."""
+        try:
+            with self._placed.autocast(self._device):
+                return torch.as_tensor(model(self._to_network(pixels.to(self._device))).float().cpu())
+        except (MemoryError, RuntimeError) as error:
+            reason = devices.short_of_memory(error)
+            if not reason:
+                raise
+        # Out of the except block, so that the failed pass's tensors are free.
+        if len(pixels) == 1:
+            raise TrainingError(
+                f"there is not enough memory to evaluate a single image; reduce the crop sizes ({reason})"
+            )
+        half = (len(pixels) + 1) // 2
+        self.validation_batch_size = min(self.validation_batch_size, half)
+        warn(f"a validation batch of {len(pixels)} does not fit into memory ({reason}); going on with {half}")
+        return torch.cat([self._forward(model, some) for some in pixels.split(half)])
 
     def _validation_geometry(self) -> cache.Validation:
         p = self._parameters
