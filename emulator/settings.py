@@ -37,7 +37,8 @@ class Settings:
 
     Folders below `allow_paths` may be mounted as datastores. `mirrors`: URL prefix to the folder with a copy
     of what is behind it. `cache_max_gb` is the most that the decoded images of all jobs together may take on
-    disk, in 10^9 bytes; images beyond it are decoded whenever they are needed.
+    disk, in 10^9 bytes; images beyond it are decoded whenever they are needed. `trust_pickle` never refuses
+    deployments of models whose files can run code when they are loaded.
     """
 
     data_dir: Path
@@ -46,6 +47,7 @@ class Settings:
     auth: Literal["strict", "loose"] = "strict"
     weights_dir: Path | None = None
     missing_weights: Literal["error", "random"] = "error"
+    trust_pickle: Literal["always", "never"] = "always"
     max_body: int = 4 * 1024**3
     cache_max_gb: float = 10.0
     allow_paths: tuple[Path, ...] = ()
@@ -129,7 +131,11 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-_CHOICES = {"auth": ("strict", "loose"), "missing_weights": ("error", "random")}
+_CHOICES = {
+    "auth": ("strict", "loose"),
+    "missing_weights": ("error", "random"),
+    "trust_pickle": ("always", "never"),
+}
 _MODES = ("host", "venv")
 
 

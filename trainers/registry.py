@@ -6,9 +6,14 @@ here.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+DESCRIPTION = "model.json"
+"""The file of a finished model that says its task and its network."""
 
 _CLASSIFICATION = ("image-classification", "image-classification-multilabel")
 TASKS = dict.fromkeys(_CLASSIFICATION, "amlocal.trainers.tasks.classification:Classification")
@@ -32,6 +37,17 @@ def builder(name: str) -> Callable[..., Any]:
 def predictor(task_name: str) -> Callable[..., Any]:
     """The class that scores images of a task. Raises KeyError."""
     return _load(PREDICTORS[task_name])
+
+
+def restored(folder: Path) -> Any:
+    """What scores images with the model in `folder`, an MLflow model's artifacts. Raises ValueError."""
+    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    if description.get("task") not in PREDICTORS:
+        raise ValueError(
+            f"{folder / DESCRIPTION}: task is {description.get('task')!r}; models of {', '.join(PREDICTORS)} "
+            "can be scored"
+        )
+    return predictor(description["task"])(folder, description)
 
 
 def _load(reference: str) -> Callable[..., Any]:

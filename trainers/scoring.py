@@ -3,50 +3,34 @@ pickle."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from amlocal.trainers import registry
+from amlocal.trainers.registry import DESCRIPTION
+from amlocal.trainers.serving.cells import COLUMN, image_bytes
 
-DESCRIPTION = "model.json"
-COLUMN = "image"
+__all__ = ["COLUMN", "DESCRIPTION", "ImageModel", "image_bytes"]
 
 
 class ImageModel:
     """What `mlflow.pyfunc.load_model` wraps."""
 
     def __init__(self, folder: Path) -> None:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        self._predictor = registry.predictor(description["task"])(folder, description)
+        self._predictor = registry.restored(folder)
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """One row of results per row of `model_input`, whose column "image" holds base64 text or an image's
-        bytes.
+        """One row of results per row of `model_input`, whose column "image" holds base64 text, an image's
+        bytes, or JSON text with `image_base64`.
 
-        Raises ValueError naming the row (from 0) that is neither.
+        Raises ValueError naming the row (from 0) that is none of them.
         """
         if not isinstance(model_input, pd.DataFrame) or COLUMN not in model_input.columns:
             raise ValueError(f'the input must be a table with a column "{COLUMN}"')
         rows = [image_bytes(number, value) for number, value in enumerate(model_input[COLUMN].tolist())]
         return pd.DataFrame(self._predictor.predict(rows), index=model_input.index)
-
-
-def image_bytes(number: int, value: object) -> bytes:
-    """The encoded image in one cell. Raises ValueError naming the row."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    if not isinstance(value, str):
-        raise ValueError(f"row {number}: expected base64 text or bytes, not {type(value).__name__}")
-    try:
-        # base64.encodebytes, which the public samples use, breaks its lines.
-        return base64.b64decode("".join(value.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ValueError(f"row {number}: not base64 text ({error})") from error
 
 
 def _load_pyfunc(path: str) -> ImageModel:

@@ -14,7 +14,7 @@ from torch import nn
 from amlocal.trainers import beginning, distributed, files, registry
 from amlocal.trainers import device as devices
 from amlocal.trainers.checkpoints import Checkpoints, plain
-from amlocal.trainers.export import mlflow_model
+from amlocal.trainers.export import mlflow_model, onnx_artifact
 from amlocal.trainers.layouts import Layout
 from amlocal.trainers.loop import Fit, Loop
 from amlocal.trainers.metric_log import Metric, MetricLog
@@ -144,6 +144,7 @@ def _finish(spec: Spec, task: Any, network: Network, fit: Fit) -> None:
         run_id=spec.run_id,
         facts=network.facts,
     )
+    onnx = onnx_artifact.write(network, spec.parameters["validation_crop_size"], spec.artifacts_dir)
     result = {
         "primary_metric": spec.primary_metric,
         "score": fit.score,
@@ -153,7 +154,7 @@ def _finish(spec: Spec, task: Any, network: Network, fit: Fit) -> None:
         "train_images": task.train_images,
         "validation_images": task.validation_images,
         "labels": task.labels,
-        "artifacts": {"mlflow_model": MODEL_FOLDER},
+        "artifacts": {"mlflow_model": MODEL_FOLDER, "onnx": onnx},
     }
     files.write_json(spec.state_dir / _RESULT, result)
     distributed.barrier()

@@ -36,11 +36,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folders below DIR may be mounted as datastores; may be given several times",
     )
+    parser.add_argument(
+        "--trust-pickle",
+        choices=["always", "never"],
+        help="never refuses to deploy models whose files can run code when they are loaded",
+    )
     parser.add_argument("--detach", action="store_true", help="return once the server answers")
 
 
 def main(options: argparse.Namespace) -> int:
-    flags = {key: getattr(options, key) for key in ("data_dir", "port", "auth", "weights_dir", "allow_paths")}
+    names = ("data_dir", "port", "auth", "weights_dir", "allow_paths", "trust_pickle")
+    flags = {key: getattr(options, key) for key in names}
     settings = settings_module.load(flags)
     folder = DataFolder(settings.data_dir)
     folder.create()
@@ -118,6 +124,7 @@ def detach(settings: Settings, folder: DataFolder) -> int:
     argv = [
         sys.executable, "-m", "amlocal.emulator.cli", "serve",
         "--data-dir", str(settings.data_dir), "--port", str(settings.port), "--auth", settings.auth,
+        "--trust-pickle", settings.trust_pickle,
     ]  # fmt: skip
     if settings.weights_dir:
         argv += ["--weights-dir", str(settings.weights_dir)]

@@ -31,6 +31,7 @@ def test_flags_win_over_environment_over_file_over_default(tmp_path: Path) -> No
         ({}, {"AMLOCAL_MIRRORS": "x"}, "", "mirrors .* is not JSON"),
         ({}, {}, 'mirrors = {"ftp://x" = "/data"}', "must begin with https://"),
         ({}, {"AMLOCAL_CACHE_MAX_GB": "much"}, "", r"cache_max_gb = 'much' .*at least 0"),
+        ({}, {"AMLOCAL_TRUST_PICKLE": "ask"}, "", r"trust_pickle = 'ask' .*always or never"),
         ({}, {}, "cache_max_gb = -1", r"cache_max_gb = -1 .*at least 0"),
         ({}, {}, "cache_max_gb = inf", r"cache_max_gb = inf .*at least 0"),
         ({}, {}, "cache_max_gb = true", r"cache_max_gb = True .*at least 0"),

@@ -69,8 +69,9 @@ def test_a_trial_learns_a_set_by_heart_and_its_model_scores_in_another_process(
         "train_images": 24,
         "validation_images": 9,
         "labels": ["blue", "green", "red"],
-        "artifacts": {"mlflow_model": "outputs/mlflow-model"},
+        "artifacts": {"mlflow_model": "outputs/mlflow-model", "onnx": "train_artifacts/model.onnx"},
     }
+    assert (artifacts / "train_artifacts/model.onnx").stat().st_size > 40_000_000
     assert json.loads((artifacts / "train_artifacts/labels.json").read_text()) == ["blue", "green", "red"]
     assert json.loads((artifacts / "outputs/data_report.json").read_text()) == {"dropped": []}
     matrix = json.loads((artifacts / "confusion_matrix").read_text())

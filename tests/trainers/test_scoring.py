@@ -209,7 +209,7 @@ def test_many_images_are_scored_in_batches_with_the_same_answers(
     monkeypatch.setattr(Predictor, "_BATCH", 3)
     predictor = model.predictor()
     sizes: list[int] = []
-    predictor._model.register_forward_hook(lambda module, given, output: sizes.append(len(output)))
+    predictor.module.register_forward_hook(lambda module, given, output: sizes.append(len(output)))
     parts = predictor.predict(rows)
     assert sizes == [3, 3, 1]
     assert np.allclose([r["probs"] for r in whole], [r["probs"] for r in parts], atol=1e-6)
@@ -219,9 +219,9 @@ def test_many_images_are_scored_in_batches_with_the_same_answers(
 
 
 def test_large_crops_go_in_smaller_batches(make_model: MakeModel) -> None:
-    assert make_model().predictor()._batch == 80
-    assert make_model(valid_crop_size=1024, valid_resize_size=1024).predictor()._batch == 20
-    assert make_model(valid_crop_size=8192, valid_resize_size=8192).predictor()._batch == 1
+    assert make_model().predictor().limit == 80
+    assert make_model(valid_crop_size=1024, valid_resize_size=1024).predictor().limit == 20
+    assert make_model(valid_crop_size=8192, valid_resize_size=8192).predictor().limit == 1
 
 
 def test_the_settings_decide_the_sizes_also_under_their_old_names(make_model: MakeModel) -> None:

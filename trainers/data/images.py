@@ -1,28 +1,49 @@
 """Opening an image, one way for training and scoring, and the validation geometry.
 
 EXIF orientation is applied, 16-bit and floating-point images are scaled to 8 bit, everything becomes RGB; of
-a file with several frames the first is taken. Transparency is dropped, as Azure's trainer does.
+a file with several frames the first is taken. Transparency is dropped, as Azure's trainer does. The formats
+are those that Azure documents (JPEG, PNG, BMP, TIFF) and GIF and WebP; Pillow knows many more, some of which
+start other programs.
 """
 
 from __future__ import annotations
 
 import io
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import PIL
-from PIL import Image, ImageOps, UnidentifiedImageError
+
+# The formats, so that Pillow need not load all that it knows to find them.
+from PIL import (  # noqa: F401
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 MAX_PIXELS = 178_956_970
 """More are refused from the header, before anything is decoded; Pillow's own hard limit."""
 
-RULES = "rgb8,exif,1"
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP")
+
+RULES = "rgb8,exif,2"
 DECODER = f"pillow-{PIL.__version__};{RULES}"
 """Changes whenever the same file could give other pixels; part of the cache's key."""
 
+_LARGE = 2**25
+_ONE_AT_A_TIME = threading.Lock()
+_RESIZED_PIXELS = 2**24
+"""Of an image that would have more once resized, only the part that is kept is resized."""
 _ORIENTATION = 0x0112
 _TURNED = frozenset({5, 6, 7, 8})
 
@@ -52,7 +73,7 @@ class ImageError(ValueError):
 def open_header(source: Path | bytes) -> Image.Image:
     """Open lazily and check the size in the header. Raises ImageError."""
     try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except FileNotFoundError as error:
         raise ImageError("file not found") from error
     except UnidentifiedImageError as error:
@@ -72,7 +93,9 @@ def open_header(source: Path | bytes) -> Image.Image:
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height after the EXIF orientation, without decoding."""
     width, height = image.size
-    return (height, width) if _orientation(image) in _TURNED else (width, height)
+    # Pillow gives a TIFF's size as it will be once decoded, upright.
+    turned = image.format != "TIFF" and _orientation(image) in _TURNED
+    return (height, width) if turned else (width, height)
 
 
 def _orientation(image: Image.Image) -> Any:
@@ -100,9 +123,14 @@ def decode(image: Image.Image, *, at_least: int | None = None) -> Image.Image:
 
 
 def open_image(source: Path | bytes) -> Image.Image:
-    """An upright 8-bit RGB image from a file or bytes. Raises ImageError."""
+    """An upright 8-bit RGB image from a file or bytes. Raises ImageError.
+
+    Of very large images one at a time is decoded, so that several callers do not need gigabytes together.
+    """
     with open_header(source) as image:
-        return decode(image)
+        width, height = image.size
+        with _ONE_AT_A_TIME if width * height > _LARGE else nullcontext():
+            return decode(image)
 
 
 def _draft_size(size: tuple[int, int], at_least: int) -> tuple[int, int]:
@@ -152,7 +180,9 @@ def for_validation(image: Image.Image, resize: int, crop: int, *, whole: bool = 
     if whole:
         return np.asarray(image.resize((crop, crop), Image.Resampling.BILINEAR))
     size = short_side_size(*image.size, resize)
-    if size != image.size:
+    if size[0] * size[1] > max(_RESIZED_PIXELS, 4 * resize**2):
+        image = _middle(image, size, crop)
+    elif size != image.size:
         image = image.resize(size, Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
     height, width = pixels.shape[:2]
@@ -163,6 +193,19 @@ def for_validation(image: Image.Image, resize: int, crop: int, *, whole: bool = 
         height, width = pixels.shape[:2]
     top, left = round((height - crop) / 2.0), round((width - crop) / 2.0)
     return pixels[top : top + crop, left : left + crop]
+
+
+def _middle(image: Image.Image, size: tuple[int, int], crop: int) -> Image.Image:
+    """What the middle `crop` x `crop` of the image, resized to `size`, comes from. A line of pixels would
+    otherwise become a picture of gigabytes."""
+    kept, box = [], []
+    for whole, side in zip(size, image.size, strict=True):
+        wanted = min(whole, crop)
+        start = round((whole - wanted) / 2.0)
+        kept.append(wanted)
+        box.append((start * side / whole, (start + wanted) * side / whole))
+    (left, right), (top, bottom) = box
+    return image.resize((kept[0], kept[1]), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
 
 
 def _short(error: Exception) -> str:
