@@ -21,7 +21,18 @@ from amlocal.compat.jsonl import DataError, read_lines
 from amlocal.compat.labels import READERS, Label, LabelError
 from amlocal.compat.mltable_file import Definition, Resolve, data_files, is_relative, read_definition
 
-__all__ = ["DataError", "Dropped", "Report", "Resolve", "Row", "compare", "lint", "write_manifest"]
+__all__ = [
+    "DataError",
+    "Dropped",
+    "Report",
+    "Resolve",
+    "Row",
+    "Unchecked",
+    "compare",
+    "lint",
+    "lint_lines",
+    "write_manifest",
+]
 
 IMAGE_COLUMN = "image_url"
 MINIMUM_ROWS = 10
@@ -30,6 +41,11 @@ MINIMUM_ROWS = 10
 _MAX_ERRORS = 20
 _MAX_COLUMNS = 100
 _CLOCK_EVERY = 256
+
+
+class Unchecked(Exception):
+    """Raised by a `resolve` that cannot tell where a reference leads, and does not refuse it: away from a
+    server nobody knows what is in a datastore. Such an image counts as there."""
 
 
 class _Candidate(NamedTuple):
@@ -58,12 +74,35 @@ def lint(
     is left is marked by `complete` False, to be done by a later call without budget. Raises ValueError for an
     unknown `task` only.
     """
+    deadline = None if budget_seconds is None else clock() + budget_seconds
+    work = _Lint(folder, label_column, image_column, _reader(task), resolve, deadline, clock)
+    return _run(work, work.read, minimum_rows)
+
+
+def lint_lines(
+    file: Path,
+    *,
+    resolve: Resolve,
+    label_column: str = "label",
+    task: str = "image-classification",
+    minimum_rows: int = MINIMUM_ROWS,
+) -> Report:
+    """As `lint` for one file of JSON lines, as if an MLTable file beside it named it."""
+    work = _Lint(file.parent, label_column, IMAGE_COLUMN, _reader(task), resolve, None, time.monotonic)
+    definition = Definition((("file", file.name),), stream_columns=(IMAGE_COLUMN,))
+    return _run(work, lambda: work.rows(definition, [(file.name, file)]), minimum_rows)
+
+
+def _reader(task: str) -> Callable[[Any], Label]:
     if task not in READERS:
         raise ValueError(f"unknown task {task!r}; known: {', '.join(READERS)}")
-    deadline = None if budget_seconds is None else clock() + budget_seconds
-    work = _Lint(folder, label_column, image_column, READERS[task], resolve, deadline, clock)
+    return READERS[task]
+
+
+def _run(work: _Lint, read: Callable[[], list[_Candidate]], minimum_rows: int) -> Report:
+    folder = work.folder
     try:
-        candidates = work.read()
+        candidates = read()
         if not work.report.errors:
             work.check(candidates)
             work.judge(minimum_rows)
@@ -104,9 +143,13 @@ class _Lint:
         """Every row that has an image and a label; the others are in the report."""
         definition = read_definition(self.folder)
         self._check_columns(definition)
+        return self.rows(definition, data_files(self.folder, definition, self.resolve))
+
+    def rows(self, definition: Definition, files: Iterable[tuple[str, Path]]) -> list[_Candidate]:
+        """The rows of the given files, by their names to show."""
         candidates: list[_Candidate] = []
         read = 0
-        for name, path in data_files(self.folder, definition, self.resolve):
+        for name, path in files:
             for line in read_lines(path, encoding=definition.encoding):
                 read += 1
                 if read % _CLOCK_EVERY == 0 and self._late():
@@ -136,6 +179,8 @@ class _Lint:
                 continue
             try:
                 path, etag = self._image(candidate.image)
+            except Unchecked:
+                path, etag = candidate.image, ""
             except (ValueError, OSError) as error:
                 self._drop(candidate.file, candidate.line, _reason(error, candidate.image), self.image_column)
                 continue

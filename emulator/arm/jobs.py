@@ -76,13 +76,13 @@ def _command(record: JobRecord) -> dict[str, Any]:
 
 
 def _sweep(services: Services, workspace: Workspace, record: JobRecord) -> dict[str, Any]:
-    """A single trial is a grid of one model, as Azure's own sweep of one trial is."""
+    """Without a search space, a single trial is a grid of one model, as Azure's own sweep of one trial is."""
     model = record.body.get("model_name") or record.properties.get("model_name", "")
     metric = record.body.get("primary_metric") or record.properties.get("primary_metric", "")
     return {
         "jobType": "Sweep",
-        "searchSpace": {"model_name": ["choice", [[model]]]},
-        "samplingAlgorithm": {"samplingAlgorithmType": "Grid"},
+        "searchSpace": record.body.get("search_space") or {"model_name": ["choice", [[model]]]},
+        "samplingAlgorithm": {"samplingAlgorithmType": str(record.body.get("sampling", "grid")).capitalize()},
         "objective": {"goal": "Maximize", "primaryMetric": metric},
         "limits": {"jobLimitsType": "Sweep", "maxTotalTrials": 1, "maxConcurrentTrials": 1},
         "trial": {

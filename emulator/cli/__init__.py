@@ -15,6 +15,7 @@ COMMANDS = {
     "run": "run one command against a fresh server of its own",
     "workspace": "make workspaces of your own names answer",
     "datastore": "mount folders of this machine as datastores, without a copy",
+    "lint": "check jobs and labelled images before they are submitted",
     "weights": "list, check and get pretrained weights",
     "demo": "the whole path, from images to predictions, in a few minutes",
 }

@@ -69,7 +69,10 @@ class JobEnvironments:
 
     def check(self, workspace: Workspace, environment_id: str) -> dict[str, str]:
         """The properties that tell a job's environment. Raises AzureError 400 for one that cannot be met."""
-        plan = self.plan(workspace, environment_id)
+        return self.properties(self.plan(workspace, environment_id))
+
+    def properties(self, plan: Plan) -> dict[str, str]:
+        """What tells of a plan among the properties of whatever runs by it."""
         properties = {RESOLVED: plan.definition.label, PYTHON: f"{plan.python} ({plan.version})"}
         if plan.venv:
             properties[PYTHON] = f"virtual environment of Python {plan.version}"
@@ -96,7 +99,10 @@ class JobEnvironments:
 
         Raises AzureError 400.
         """
-        found = environments.definition(self._store, workspace, environment_id, resolved)
+        return self.plan_of(environments.definition(self._store, workspace, environment_id, resolved))
+
+    def plan_of(self, found: Definition) -> Plan:
+        """How a definition is met, which need not be stored. Raises AzureError 400."""
         pins = found.pins()
         mapped = self._mapping(found)
         if mapped is not None:

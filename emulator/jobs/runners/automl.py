@@ -16,6 +16,7 @@ from amlocal.emulator.jobs.inputs import Resolver
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners import automl_data, automl_records, automl_weights, environment
 from amlocal.emulator.jobs.runners.automl_checkpoint import PINNED, Start, start_of
+from amlocal.emulator.jobs.runners.automl_draw import with_sample
 from amlocal.emulator.jobs.runners.automl_parameters import told
 from amlocal.emulator.jobs.runners.automl_records import sweep_of, trial_of
 from amlocal.emulator.jobs.runners.automl_request import ImageJob, read
@@ -71,7 +72,7 @@ class AutoMLRunner(Logged):
         display_name = fields.text(properties, "displayName", "displayName", limit=255) or name
         compute_id = fields.text(properties, "computeId", "computeId")
         compute = self._store.read(lambda c: computes.resolve(c, workspace, compute_id))
-        job, start = start_of(self._store, self._resolver, workspace, read(properties))
+        job, start = start_of(self._store, self._resolver, workspace, with_sample(read(properties), name))
         self._store.read(lambda c: computes.check(c, workspace, compute, job.nodes, job.nodes_field))
         automl_data.look(self._resolver, workspace, job)
         start_tags = automl_weights.check_weights(
@@ -139,6 +140,7 @@ class AutoMLRunner(Logged):
             "primary_metric": job.metric.logged,
             "resources": {"instanceCount": job.nodes},
             "distributed": job.distributed,
+            **automl_records.search_space(job),
         }
         return [
             NewRun(sweep, root.name, "sweep", sweep, body, {**below.tags, **tags}, below.properties),
@@ -183,7 +185,7 @@ class AutoMLRunner(Logged):
     def _job(self, workspace: Workspace, root: JobRecord) -> tuple[ImageJob, Start | None]:
         """What was submitted. Raises JobFailure when what it starts from is gone since then."""
         try:
-            job, pinned = read(root.body), root.properties.get(PINNED)
+            job, pinned = with_sample(read(root.body), root.name), root.properties.get(PINNED)
             return start_of(self._store, self._resolver, workspace, job, pinned)
         except AzureError as error:
             raise JobFailure(error.message) from error

@@ -50,11 +50,11 @@ def read(task: str, details: Mapping[str, Any]) -> Parameters:
         advanced, warning = names.advanced_settings(given.pop("advanced_settings", None))
         run_id, registered = _checkpoint(given)
         name = model or names.default_model(task)
-        row = names.model(task, name)
-        values = names.effective(task, name, given)
-        # Without a name, the model is that of the checkpoint.
-        if model is not None or not (run_id or registered):
-            names.apply_size_rules(row, values, given)
+        names.model(task, name)
+        # With a search space, only what is drawn from it makes the trial whole.
+        if not details.get("searchSpace"):
+            # Without a name, the model is that of the checkpoint.
+            check_together(task, name, given, sized=model is not None or not (run_id or registered))
     except names.BadParameter as error:
         known = names.hyperparameters(task)
         field = known[error.parameter].rest if error.parameter in known else error.parameter
@@ -73,6 +73,14 @@ def read(task: str, details: Mapping[str, Any]) -> Parameters:
     )
 
 
+def check_together(task: str, model: str, given: Mapping[str, Any], *, sized: bool) -> None:
+    """Raises BadParameter for values that exclude each other; with `sized`, also for sizes that the model
+    cannot have."""
+    values = names.effective(task, model, given)
+    if sized:
+        names.apply_size_rules(names.model(task, model), values, given)
+
+
 def told(task: str, ignored: Sequence[str]) -> list[str]:
     """Ignored keys as the log tells them: quoted, with the keys that were perhaps meant, and not too many."""
     found = [f"{shown(place)}{_hint(task, place)}" for place in ignored[:_TOLD]]
@@ -84,6 +92,8 @@ def _hint(task: str, place: str) -> str:
     known: Iterable[str] = ()
     if above == "modelSettings":
         known = [row.rest for row in names.hyperparameters(task).values() if row.settings]
+    elif above.startswith("searchSpace["):
+        known = [row.rest for row in names.hyperparameters(task).values() if row.search]
     elif above == "modelSettings.advancedSettings":
         known = _ADVANCED
     by_lower = {name.lower(): name for name in known}

@@ -15,6 +15,8 @@ from typing import Any
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners.automl_request import ImageJob
 from amlocal.emulator.jobs.runners.base import JobFailure, Patch
+from amlocal.emulator.jobs.sampling import command_form
+from amlocal.emulator.jobs.termination.policies import described
 
 IGNORED = "amlocal.ignored"
 _LISTED = 20
@@ -80,17 +82,33 @@ def ignored(job: ImageJob) -> dict[str, str]:
     return {IGNORED: ", ".join(shown) + (f" and {more} more" if more else "")}
 
 
+def search_space(job: ImageJob) -> dict[str, Any]:
+    """The space and the algorithm as a sweep job has them; {} for a job that names no space."""
+    if job.search.space is None:
+        return {}
+    return {"search_space": command_form.dump(job.search.space), "sampling": job.search.sampling.algorithm}
+
+
+def _generator(job: ImageJob) -> dict[str, Any]:
+    """A job without a search space is a grid of one model, as Azure's own sweep of one trial is."""
+    sampling = job.search.sampling
+    if job.search.space is None:
+        return {"name": "GRID", "parameter_space": {"model_name": ["choice", [[job.model]]]}}
+    name = {"grid": "GRID", "bayesian": "BayesianOptimization"}.get(sampling.algorithm, "RANDOM")
+    found = {"name": name, "parameter_space": command_form.dump(job.search.space)}
+    return found | ({"properties": {"rule": sampling.rule}} if name == "RANDOM" else {})
+
+
 def sweep(name: str, job: ImageJob) -> Patch:
-    """The sweep: a grid of one model."""
+    """The sweep: its space, its policy, its one trial."""
     metric = json.dumps({"name": job.metric.logged, "goal": "maximize"})
-    grid = {"name": "GRID", "parameter_space": {"model_name": ["choice", [[job.model]]]}}
     return Patch(
         tags={
             "_aml_system_max_concurrent_jobs": "1",
             "_aml_system_max_total_jobs": "1",
             "_aml_system_max_duration_minutes": str(math.ceil(job.timeout / 60)),
-            "_aml_system_policy_config": json.dumps({"name": "Default", "properties": {}}),
-            "_aml_system_generator_config": json.dumps(grid),
+            "_aml_system_policy_config": json.dumps(described(job.search.policy)),
+            "_aml_system_generator_config": json.dumps(_generator(job)),
             "_aml_system_primary_metric_config": metric,
             "_aml_system_all_jobs_generated": "true",
             "_aml_system_samples_generated_count": "1",
@@ -109,11 +127,12 @@ def trial(name: str, job: ImageJob) -> Patch:
     """The trial; `model_name` is the name that a registered model gets by default."""
     registered = name.replace("-", "").replace("_", "")[:15] + "0"
     return Patch(
+        tags={} if job.sample is None else {"hyperparameters": json.dumps(dict(job.sample))},
         properties={
             "runTemplate": "automl_child",
             "run_algorithm": job.model,
             "model_name": registered,
-        }
+        },
     )
 
 

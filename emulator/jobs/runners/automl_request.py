@@ -15,7 +15,7 @@ from amlocal.compat import names
 from amlocal.emulator.http.errors import AzureError, not_there_yet, user_error
 from amlocal.emulator.jobs import fields
 from amlocal.emulator.jobs.fields import shown
-from amlocal.emulator.jobs.runners import automl_parameters
+from amlocal.emulator.jobs.runners import automl_parameters, automl_space
 
 TASKS = ("image-classification", "image-classification-multilabel")
 """The tasks that are there, by their trainers' names."""
@@ -61,7 +61,8 @@ class ImageJob:
     """What a user asked for. `parameters` are only those given; `ignored` are keys without a meaning here.
 
     `task` is the trainers' name of the task. `model_given` is False where the model is the task's default;
-    `nodes` is how many nodes one trial has, by what `nodes_field` says.
+    `nodes` is how many nodes one trial has, by what `nodes_field` says. `sample` is what a trial has drawn
+    from the search space; it stands among `parameters`.
     """
 
     task: str
@@ -82,6 +83,8 @@ class ImageJob:
     checkpoint_model: str | None
     ignored: tuple[str, ...]
     notices: tuple[str, ...]
+    search: automl_space.Search
+    sample: Mapping[str, Any] | None = None
 
     @property
     def pretrained(self) -> bool:
@@ -118,6 +121,7 @@ def read(properties: Mapping[str, Any]) -> ImageJob:
             target=f"{_DETAILS}.targetColumnName",
         )
     parameters = automl_parameters.read(task, details)
+    search = automl_space.read(task, details)
     nodes, nodes_field = _nodes(properties)
     unknown = [key for key, value in details.items() if key not in _DETAIL_KEYS and value is not None]
     return ImageJob(
@@ -137,8 +141,9 @@ def read(properties: Mapping[str, Any]) -> ImageJob:
         advanced=parameters.advanced,
         checkpoint_run_id=parameters.checkpoint_run_id,
         checkpoint_model=parameters.checkpoint_model,
-        ignored=(*parameters.ignored, *strange, *unknown),
+        ignored=(*parameters.ignored, *search.ignored, *strange, *unknown),
         notices=parameters.notices,
+        search=search,
     )
 
 
@@ -156,7 +161,9 @@ def _task(details: Mapping[str, Any]) -> str:
             target=f"{_DETAILS}.taskType",
         )
     if task not in ready:
-        raise not_there_yet(f"The AutoML task {task}")
+        error = not_there_yet(f"The AutoML task {task}")
+        error.target = f"{_DETAILS}.taskType"
+        raise error
     return ready[task]
 
 
@@ -221,14 +228,13 @@ def _limits(details: Mapping[str, Any]) -> tuple[float, list[str]]:
         timeout = fields.duration(
             limits["timeout"], "limits.timeout_minutes", f"{place}.timeout", maximum=MAXIMUM_TIMEOUT
         )
-    sweep = fields.mapping(details, "sweepSettings", f"{_DETAILS}.sweepSettings")
-    if (trials or 1) > 1 or details.get("searchSpace") or sweep:
+    if (trials or 1) > 1:
         raise AzureError(
             501,
             "NotImplemented",
-            "Sweeps of AutoML jobs (max_trials above 1, search_space, sweep) are not there yet in amlocal. "
-            "Leave them out and set fixed values by set_training_parameters(...).",
-            target=f"{place}.maxTrials" if (trials or 1) > 1 else f"{_DETAILS}.searchSpace",
+            "Sweeps of AutoML jobs (max_trials above 1) are not there yet in amlocal. With max_trials 1 one "
+            "trial is drawn from the search space.",
+            target=f"{place}.maxTrials",
         )
     unknown = [key for key, value in limits.items() if key not in _LIMIT_KEYS and value is not None]
     return timeout, [f"limitSettings.{key}" for key in unknown]

@@ -34,17 +34,22 @@ CASES: list[tuple[dict[str, Any], int, str | None, tuple[str, ...]]] = [
     (
         {f"{D}.taskType": "ImageObjectDetection"},
         501,
-        None,
+        f"{D}.taskType",
         ("AutoML task ImageObjectDetection is not there",),
     ),
-    ({f"{D}.taskType": "ImageInstanceSegmentation"}, 501, None, ("ImageInstanceSegmentation is not there",)),
+    (
+        {f"{D}.taskType": "ImageInstanceSegmentation"},
+        501,
+        f"{D}.taskType",
+        ("ImageInstanceSegmentation is not there",),
+    ),
     (
         {f"{D}.taskType": "ImageClassificationMultilabl"},
         400,
         f"{D}.taskType",
         ("'ImageClassificationMultilabl'", "Did you mean ImageClassificationMultilabel"),
     ),
-    ({f"{D}.taskType": "Forecasting"}, 501, None, ("AutoML task Forecasting is not there yet",)),
+    ({f"{D}.taskType": "Forecasting"}, 501, f"{D}.taskType", ("AutoML task Forecasting is not there",)),
     (
         {f"{D}.taskType": "ImageClassificatoin"},
         400,
@@ -120,12 +125,11 @@ CASES: list[tuple[dict[str, Any], int, str | None, tuple[str, ...]]] = [
     ({f"{L}.timeout": 60}, 400, f"{L}.timeout", ("limits.timeout_minutes is 60",)),
     ({L: 3}, 400, L, ("limitSettings must be an object",)),
     (
-        {f"{D}.searchSpace": [{"modelName": "choice('resnet18')"}]},
+        {f"{L}.maxTrials": 2, f"{D}.searchSpace": [{"modelName": "choice('resnet18')"}]},
         501,
-        f"{D}.searchSpace",
+        f"{L}.maxTrials",
         ("Sweeps of AutoML jobs",),
     ),
-    ({f"{D}.sweepSettings": {"samplingAlgorithm": "Random"}}, 501, f"{D}.searchSpace", ("Sweeps of AutoML",)),
     (
         {f"{S}.modelName": "resnet81"},
         400,

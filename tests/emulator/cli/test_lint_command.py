@@ -1,0 +1,453 @@
+"""`amlocal lint`: what it finds in jobs and data, on which line, and how it says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amlocal.emulator.cli import main
+
+MLTABLE = """\
+paths:
+  - file: ./rows.jsonl
+transformations:
+  - read_json_lines:
+      encoding: utf8
+      invalid_lines: error
+      include_path_column: false
+  - convert_column_types:
+      - columns: image_url
+        column_type: stream_info
+"""
+
+Lint = Callable[..., list[str]]
+
+
+@pytest.fixture
+def lint(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Lint:
+    """lint(argument, ..., code=0): the lines that the command prints, run in the test's folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, code: int = 0) -> list[str]:
+        with pytest.raises(SystemExit) as left:
+            main(["lint", *arguments])
+        printed = capsys.readouterr()
+        assert left.value.code == code, printed
+        return printed.out.splitlines()
+
+    return call
+
+
+def write_data(folder: Path, count: int = 20, labels: Any = ("can", "milk"), **changes: Any) -> Path:
+    """An MLTable folder; `changes` are rows by their number, "row_3={...}"."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "MLTable").write_text(MLTABLE)
+    rows = []
+    for number in range(count):
+        (folder / f"images/{number}.jpg").write_bytes(b"image")
+        row = {"image_url": f"images/{number}.jpg", "label": labels[number % len(labels)]}
+        rows.append(json.dumps(row | changes.get(f"row_{number}", {})))
+    (folder / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def job(task: str = "image_classification", **more: str) -> str:
+    """A job's YAML in the manner of Azure's samples; `more` are texts to go at its end, by any name."""
+    head = f"""\
+$schema: https://azuremlsdk2.blob.core.windows.net/preview/0.0.1/autoMLJob.schema.json
+type: automl
+experiment_name: fridge
+compute: azureml:gpu-cluster
+task: {task}
+log_verbosity: debug
+target_column_name: label
+training_data:
+  path: data/train
+  type: mltable
+"""
+    return head + "".join(more.values())
+
+
+SWEEP = """\
+limits:
+  timeout_minutes: 60
+  max_trials: 10
+  max_concurrent_trials: 2
+training_parameters:
+  early_stopping: True
+  evaluation_frequency: 1
+sweep:
+  sampling_algorithm: random
+  early_termination:
+    type: bandit
+    evaluation_interval: 2
+    slack_factor: 0.2
+    delay_evaluation: 6
+"""
+MULTICLASS = """\
+search_space:
+  - model_name:
+      type: choice
+      values: [vitb16r224, vits16r224]
+    learning_rate: {type: uniform, min_value: 0.001, max_value: 0.01}
+    number_of_epochs: {type: choice, values: [15, 30]}
+  - model_name:
+      type: choice
+      values: [seresnext, resnet50]
+    learning_rate: {type: uniform, min_value: 0.001, max_value: 0.01}
+    layers_to_freeze: {type: choice, values: [0, 2]}
+"""
+MULTILABEL = """\
+search_space:
+  - model_name: {type: choice, values: [vitb16r224]}
+    learning_rate: {type: uniform, min_value: 0.005, max_value: 0.05}
+    gradient_accumulation_step: {type: choice, values: [1, 2]}
+  - model_name: {type: choice, values: [seresnext]}
+    validation_resize_size: {type: choice, values: [288, 320, 352]}
+    validation_crop_size: {type: choice, values: [224, 256]}
+    training_crop_size: {type: choice, values: [224, 256]}
+"""
+DETECTION = """\
+search_space:
+  - model_name: {type: choice, values: [yolov5]}
+    learning_rate: {type: uniform, min_value: 0.0001, max_value: 0.01}
+    model_size: {type: choice, values: [small, medium]}
+  - model_name: {type: choice, values: [fasterrcnn_resnet50_fpn]}
+    optimizer: {type: choice, values: [sgd, adam, adamw]}
+    min_size: {type: choice, values: [600, 800]}
+"""
+AUTOMODE = "limits: {max_trials: 10, max_concurrent_trials: 2}\n"
+
+
+@pytest.mark.parametrize(
+    ("task", "more", "line", "missing"),
+    [
+        ("image_classification", SWEEP + MULTICLASS, 13, "max_trials above 1"),
+        ("image_classification", AUTOMODE, 11, "max_trials above 1"),
+        ("image_classification_multilabel", SWEEP + MULTILABEL, 13, "max_trials above 1"),
+        ("image_classification_multilabel", AUTOMODE, 11, "max_trials above 1"),
+        ("image_object_detection", SWEEP + DETECTION, 5, "ImageObjectDetection"),
+        ("image_instance_segmentation", AUTOMODE, 5, "ImageInstanceSegmentation"),
+    ],
+)
+def test_azures_samples_lack_nothing_but_what_is_not_there_yet(
+    lint: Lint, tmp_path: Path, task: str, more: str, line: int, missing: str
+) -> None:
+    labels = [["can"], ["can", "milk"]] if task.endswith("multilabel") else ["can", "milk"]
+    write_data(tmp_path / "data/train", labels=labels)
+    (tmp_path / "job.yml").write_text(job(task, more=more))
+    lines = lint("job.yml", code=1)
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"job.yml:{line}: error: ") and "not there yet in amlocal" in lines[0]
+    assert missing in lines[0]
+
+
+def test_a_job_without_a_fault(lint: Lint, tmp_path: Path) -> None:
+    write_data(tmp_path / "data/train")
+    write_data(tmp_path / "data/valid", 2)
+    held_out = "validation_data: {path: data/valid, type: mltable}\nlimits: {max_trials: 1}\n"
+    settings = "training_parameters: {model_name: resnet18, advanced_settings: '{\"pretrained\": false}'}\n"
+    (tmp_path / "job.yml").write_text(job(held_out=held_out, settings=settings, space=MULTICLASS))
+    # The few validation images are odd, and no error.
+    lines = lint("job.yml")
+    assert [line.partition(": ")[0] for line in lines] == ["data/valid/MLTable:1"]
+    assert "with fewer than 10 images" in lines[0]
+    assert lint("--strict", "job.yml", code=1) == lines
+
+
+BAD = """\
+limits:
+  max_trials: 1001
+  max_trial: 3
+training_parameters:
+  early_stopping: maybe
+  learningrate: 0.1
+  learning_rate: 7
+  model_name: resnet81
+  optimizer: sgd
+  optimizer: adam
+  advanced_settings: '{"stream_image_file": true}'
+sweep:
+  sampling_algorithm: random
+  early_termination: {type: bandit, evaluation_interval: 2}
+search_space:
+  - model_name:
+      type: choice
+      values: [vitb16r224, vits16r225]
+    momentum:
+      type: uniform
+      min_value: 0.001
+      max_value: 3
+    freeze: 3
+"""
+EXPECTED = {
+    9: ["error: training_data: 'data/train' does not exist. It is looked for beside the YAML file."],
+    12: ["error: limits.max_trials is 1001; it must be a whole number from 1 to 1000."],
+    13: ["error: limits.max_trial is not a known key", "did you mean max_trials"],
+    15: ["error: training_parameters.early_stopping: 'maybe' is not allowed; it must be true or false."],
+    16: ["error: training_parameters.learningrate is not a known key", "did you mean learning_rate"],
+    17: ["error: training_parameters.learning_rate: 7.0 is not allowed; it must be a number from 0 to 1."],
+    18: ["error: training_parameters.model_name: 'resnet81' is not allowed", "did you mean resnet18"],
+    20: ["warning: optimizer stands there twice; the last one counts"],
+    21: ["warning: 'modelSettings.advancedSettings.stream_image_file' (did you mean stream_image_files?)"],
+    24: ["error: sweep.early_termination: slack_factor and slack_amount are neither given"],
+    26: ["error: search_space[0].model_name: 'vits16r225' is not allowed", "did you mean vits16r224"],
+    29: ["error: search_space[0].momentum: 3 is not allowed; it must be a number from 0 to 1"],
+    33: ["error: search_space[0].freeze is not a known key, and azure-ai-ml refuses the file"],
+}
+
+
+def test_every_fault_is_told_with_its_line(lint: Lint, tmp_path: Path) -> None:
+    (tmp_path / "bad.yml").write_text(job(more=BAD))
+    found = {}
+    for line in lint("bad.yml", code=1):
+        _, number, text = line.split(":", 2)
+        assert int(number) not in found, line
+        found[int(number)] = text.strip()
+    assert found.keys() == EXPECTED.keys()
+    for number, parts in EXPECTED.items():
+        assert found[number].startswith(parts[0]) and all(part in found[number] for part in parts), number
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("task: image_classification", "task: image_clasification", 1, "image_clasification"),
+        ("log_verbosity: debug", "primary_metric: acuracy", 6, "'acuracy' passed is not in set"),
+        ("target_column_name: label\n", "", 1, "target_column_name: Missing data"),
+        ("  type: mltable", "  type: uri_folder", 10, "mltable"),
+        (
+            "  path: data/train",
+            "  path: https://host/x",
+            9,
+            "neither a local folder nor an azureml reference",
+        ),
+        ("  path: data/train", "  path: job.yml", 9, "is a file; name the folder that holds MLTable"),
+        ("type: mltable", "type: mltable\nvalidation_data_size: 1.5", 11, "a number between 0 and 1"),
+        ("type: mltable", "type: mltable\nlimits: {timeout_minutes: 90000}", 11, "at most 60 days"),
+        (
+            "type: mltable",
+            "type: mltable\nproperties:\n  node_count_per_trial: 'two'",
+            12,
+            "properties.node_count_per_trial is 'two'",
+        ),
+        (
+            "type: mltable",
+            "type: mltable\ntraining_parameters:\n  momentum: 0",
+            11,
+            "nesterov: True is not allowed",
+        ),
+        (
+            "type: mltable",
+            "type: mltable\ntraining_parameters: {momentum: 0}\nsearch_space:\n  - optimizer: sgd",
+            12,
+            "is drawn from it, and then nesterov",
+        ),
+    ],
+)
+def test_single_faults(lint: Lint, tmp_path: Path, old: str, new: str, line: int, message: str) -> None:
+    write_data(tmp_path / "data/train")
+    text = job()
+    assert old in text
+    (tmp_path / "job.yml").write_text(text.replace(old, new, 1))
+    lines = lint("job.yml", code=1)
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"job.yml:{line}: error: ") and message in lines[0], lines
+
+
+def test_the_messages_are_the_servers(lint: Lint, tmp_path: Path) -> None:
+    from amlocal.emulator.http.errors import AzureError
+    from amlocal.emulator.jobs.runners import automl_request
+
+    details = {
+        "taskType": "ImageClassification",
+        "targetColumnName": "label",
+        "trainingData": {"jobInputType": "mltable", "uri": "azureml:x:1"},
+        "modelSettings": {"weightedLoss": 3},
+    }
+    with pytest.raises(AzureError) as caught:
+        automl_request.read({"taskDetails": details})
+    text = job().replace("data/train", "azureml:x:1") + "training_parameters:\n  weighted_loss: 3\n"
+    (tmp_path / "job.yml").write_text(text)
+    assert lint("job.yml", code=1) == [f"job.yml:12: error: {caught.value.message}"]
+
+
+COMMAND = """\
+type: command
+command: python train.py --lr ${{inputs.lr}} --data ${{inputs.data}}
+code: src
+environment: {image: "mcr.microsoft.com/x:1"}
+compute: azureml:cpu-cluster
+inputs:
+  lr: 0.1
+  data:
+    type: uri_folder
+    path: ./data
+"""
+
+
+def test_a_command_job(lint: Lint, tmp_path: Path) -> None:
+    (tmp_path / "job.yml").write_text(COMMAND)
+    lines = lint("job.yml", code=1)
+    assert len(lines) == 2 and lines[0].startswith("job.yml:3: error: ") and "/src" in lines[0], lines
+    assert lines[1] == "job.yml:10: error: inputs.data: './data' does not exist beside the YAML file."
+    (tmp_path / "src").mkdir()
+    (tmp_path / "data").mkdir()
+    assert lint("job.yml") == []
+    (tmp_path / "job.yml").write_text(COMMAND.replace("{inputs.lr}", "{inputs.rate}"))
+    lines = lint("job.yml", code=1)
+    assert len(lines) == 1 and "rate" in lines[0]
+    (tmp_path / "job.yml").write_text(COMMAND + "limits:\n  timeout: 99999999\n")
+    lines = lint("job.yml", code=1)
+    assert len(lines) == 1 and lines[0].startswith("job.yml:12: error: limits.timeout is 'P1157DT9H46M39S'")
+
+
+def test_jobs_that_are_not_there_yet(lint: Lint, tmp_path: Path) -> None:
+    (tmp_path / "sweep.yml").write_text("""\
+type: sweep
+trial:
+  command: python train.py --lr ${{search_space.lr}}
+  environment: azureml:host:1
+compute: azureml:cpu-cluster
+sampling_algorithm: grid
+search_space:
+  lr: {type: uniform, min_value: 0.9, max_value: 0.1}
+  size: {type: choice, values: [1, 2]}
+objective: {goal: minimize, primary_metric: loss}
+limits: {max_total_trials: 4}
+early_termination:
+  type: truncation_selection
+  truncation_percentage: 100
+""")
+    assert lint("sweep.yml", code=1) == [
+        "sweep.yml:1: error: Running Sweep jobs is not there yet in amlocal.",
+        "sweep.yml:7: error: search_space.lr: uniform: min_value is 0.9 and max_value is 0.1; min_value must "
+        "be the smaller one.",
+        "sweep.yml:14: error: early_termination: truncation_percentage is 100; it must be a whole number "
+        "from 1 to 99.",
+    ]
+    (tmp_path / "pipeline.yml").write_text(
+        "type: pipeline\njobs:\n  a: {type: command, command: echo 1, environment: azureml:host:1}\n"
+    )
+    assert lint("pipeline.yml", code=1) == [
+        "pipeline.yml:1: error: Running Pipeline jobs is not there yet in amlocal."
+    ]
+
+
+def test_data_row_by_row(lint: Lint, tmp_path: Path) -> None:
+    folder = write_data(
+        tmp_path / "data/train",
+        40,
+        row_0={"image_url": "images/none.jpg"},
+        row_1={"label": None},
+        row_2={"label": ["can"]},
+        row_3={"image_url": "images/3.webp"},
+        row_4={"image_url": "../../secret.jpg"},
+        row_5={"image_url": "https://host/5.jpg"},
+        row_6={"image_url": "azureml://datastores/store/paths/6.jpg"},
+        row_7={"image_url": "azureml://datastores/store/paths/7.gif"},
+    )
+    (folder / "images/3.webp").write_bytes(b"image")
+    expected = {
+        1: "the row is dropped: image not found: images/none.jpg",
+        2: "the row is dropped: no label",
+        3: "the row is dropped: label is a list, which is for multi-label",
+        4: "'3.webp' does not end in one of .jpg, .jpeg, .png",
+        5: "the row is dropped: '../../secret.jpg'",
+        6: "the row is dropped: 'https://host/5.jpg' is neither a relative path nor an azureml reference",
+        8: "'7.gif' does not end in one of",
+    }
+    (tmp_path / "job.yml").write_text(job())
+    alike = {"data/train": "data/train/rows.jsonl", "data/train/MLTable": "data/train/rows.jsonl"}
+    for argument, name in {**alike, "job.yml": alike["data/train"]}.items():
+        lines = sorted(lint(argument), key=lambda line: int(line.split(":")[1]))
+        assert len(lines) == len(expected), lines
+        for line, (number, message) in zip(lines, expected.items(), strict=True):
+            assert line.startswith(f"{name}:{number}: warning: ") and message in line, line
+    assert len(lint("data/train/rows.jsonl")) == len(expected)
+    assert lint("data/train", "--strict", code=1)
+
+
+def test_data_that_cannot_be_used(lint: Lint, tmp_path: Path) -> None:
+    folder = write_data(tmp_path / "few", 4)
+    lines = lint("few", code=1)
+    assert lines == ["few/MLTable:1: error: few: 4 of 4 rows can be used, at least 10 are needed."]
+    (folder / "rows.jsonl").write_text('{"image_url": "images/1.jpg", "label": "a"}\n{"image_url": \n')
+    lines = lint("few/rows.jsonl", code=1)
+    assert lines[0].startswith("few/rows.jsonl:2: error: rows.jsonl:2:") and "not JSON" in lines[0]
+    (folder / "MLTable").write_text(MLTABLE.replace("./rows.jsonl", "./none.jsonl"))
+    assert "none.jsonl: no such file" in lint("few/MLTable", code=1)[0]
+    (folder / "MLTable").write_text(MLTABLE.replace("./rows", "azureml://datastores/store/paths/rows"))
+    assert "is in a datastore, so its rows are not checked here" in lint("few")[0]
+    (folder / "MLTable").write_text("a: &a [*a]")
+    assert lint("few", code=1)[0].startswith("few/MLTable:1: error: ")
+
+
+def test_other_labels_and_tasks(lint: Lint, tmp_path: Path) -> None:
+    write_data(tmp_path / "pairs", labels=[["a"], ["a", "b"]])
+    assert len(lint("pairs", code=1)) == 21
+    assert lint("pairs", "--task", "image-classification-multilabel") == []
+    lines = lint("pairs", "--label-column", "lable", "--task", "image-classification-multilabel", code=1)
+    assert any("no row has the column 'lable'" in line and "'label'" in line for line in lines), lines
+
+
+def test_very_many_faults_are_counted(lint: Lint, tmp_path: Path) -> None:
+    folder = write_data(tmp_path / "data", 12)
+    rows = "".join(f'{{"image_url": "images/none{number}.jpg", "label": "a"}}\n' for number in range(1000))
+    with (folder / "rows.jsonl").open("a") as stream:
+        stream.write(rows)
+    lines = lint("data")
+    assert 101 <= len(lines) <= 103 and any("900 more rows are dropped" in line for line in lines)
+
+
+def test_formats(lint: Lint, tmp_path: Path) -> None:
+    write_data(tmp_path / "a,b", row_3={"image_url": "images/10%.jpg"})
+    text = lint("a,b")[0]
+    assert text.startswith("a,b/rows.jsonl:4: warning: the row is dropped: ")
+    line = lint("a,b", "--format", "github")[0]
+    assert line.startswith("::warning file=a%2Cb/rows.jsonl,line=4::the row is dropped: image not found")
+    assert "10%25" in line
+    found = json.loads("\n".join(lint("a,b", "few", "--format", "json", code=2)))
+    assert found[0].keys() == {"file", "line", "severity", "message"}
+    assert (found[0]["file"], found[0]["line"], found[0]["severity"]) == ("a,b/rows.jsonl", 4, "warning")
+    assert found[-1] == {"file": "few", "line": 1, "severity": "error", "message": "there is no such file"}
+    assert json.loads("\n".join(lint(str(write_data(tmp_path / "good")), "--format", "json"))) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "message"),
+    [
+        (b"type: automl\n  x: 1\n", 2, "not YAML"),
+        (b"a: &a [*a]\n", 1, "an alias names what it stands in"),
+        (b"type: !!python/object/apply:os.system ['touch owned']\n", 1, "constructor for the tag"),
+        (b"- a\n", 1, "it is no job"),
+        (b"", 1, "it is no job"),
+        (b"\xff\xfe", 1, "not UTF-8"),
+        (b"name: x\n$schema: https://x/managedOnlineEndpoint.schema.json\n", 2, "managedOnlineEndpoint"),
+    ],
+)
+def test_files_that_cannot_be_read(
+    lint: Lint, tmp_path: Path, content: bytes, line: int, message: str
+) -> None:
+    (tmp_path / "x.yml").write_bytes(content)
+    lines = lint("x.yml", code=2)
+    assert len(lines) == 1 and lines[0].startswith(f"x.yml:{line}: error: ") and message in lines[0], lines
+    assert not (tmp_path / "owned").exists()
+
+
+def test_nothing_that_can_be_read(lint: Lint, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert lint("empty", code=2) == ["empty:1: error: the folder has no file MLTable"]
+    assert lint("none.yml", code=2) == ["none.yml:1: error: there is no such file"]
+    assert lint("/dev/null", code=2) == ["/dev/null:1: error: it is no plain file"]
+
+
+def test_a_message_cannot_command_the_terminal(lint: Lint, tmp_path: Path) -> None:
+    text = job().replace("data/train", "azureml:x:1") + 'training_parameters: {"\\e[31mred\\n::error": 1}\n'
+    (tmp_path / "job.yml").write_text(text)
+    lines = lint("job.yml", code=1)
+    assert len(lines) == 1 and "\x1b" not in lines[0] and "red" in lines[0]
