@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import sqlite3
 import statistics
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from load_desk import SECONDS, in_turns, rate
 
 from amlocal.emulator.cli import instance
 
@@ -27,26 +27,7 @@ pytestmark = [
 ]
 
 MOTO = "moto[server]==5.2.5"
-SECONDS, CLIENTS, ROUNDS = 4, 16, 3
 VERSION = "api-version=2024-01-01-preview"
-
-
-def rate(url: str, script: Path, clients: int = CLIENTS) -> float:
-    """Answers per second at `url`; every one of them must be a success."""
-    done = subprocess.run(
-        ["wrk", "-t1", f"-c{clients}", f"-d{SECONDS}s", "-s", str(script), url],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "Non-2xx" not in done.stdout and "Socket errors" not in done.stdout, done.stdout
-    found = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
-    assert found, done.stdout
-    return float(found[1])
-
-
-def in_turns(*works: Callable[[], float]) -> list[float]:
-    """The median of each over some rounds, measured in turns, so that what else runs here hits all."""
-    rounds = [[work() for work in works] for _ in range(ROUNDS)]
-    return [statistics.median(one[index] for one in rounds) for index in range(len(works))]
 
 
 @pytest.fixture(scope="module")
