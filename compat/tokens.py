@@ -22,31 +22,21 @@ class TokenError(ValueError):
     """A token that does not open the door; the message says why."""
 
 
-class TokenIssuer:
-    """Signs and verifies tokens with the key in `path` (made with mode 0600 when missing)."""
+class TokenVerifier:
+    """Verifies tokens of `issuer` with the public key alone, a PEM; for processes that must not sign any."""
 
-    def __init__(self, path: Path, issuer: str, clock: Callable[[], float] = time.time) -> None:
-        self._key = _load_or_make(path)
-        self._public = self._key.public_key()
+    def __init__(self, public_key: bytes, issuer: str, clock: Callable[[], float] = time.time) -> None:
+        """Raises ValueError for what is not the PEM of an elliptic curve's public key."""
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+        key = serialization.load_pem_public_key(public_key)
+        if not isinstance(key, EllipticCurvePublicKey):
+            raise ValueError(f"the key is not one for {ALGORITHM}")
+        self._public = key
         self._issuer = issuer
         self._clock = clock
         self._genuine: dict[bytes, dict[str, Any]] = {}
-
-    def issue(self, audience: str, *, lifetime: float = USER_LIFETIME, **claims: Any) -> str:
-        """A token for `audience`, valid for `lifetime` seconds, with further `claims`."""
-        import jwt
-
-        now = int(self._clock())
-        payload = {
-            "aud": audience,
-            "iss": self._issuer,
-            "iat": now,
-            "nbf": now,
-            "exp": now + int(lifetime),
-            "jti": uuid.uuid4().hex,
-            **claims,
-        }
-        return jwt.encode(payload, self._key, algorithm=ALGORITHM)
 
     def verify(self, token: str, audiences: Iterable[str]) -> Mapping[str, Any]:
         """The claims of a good token. Raises TokenError for a forged, expired or foreign one.
@@ -91,6 +81,36 @@ class TokenIssuer:
         except jwt.PyJWTError as error:
             raise TokenError(f"the token is not valid ({type(error).__name__})") from error
         return claims
+
+
+class TokenIssuer(TokenVerifier):
+    """Signs and verifies tokens with the key in `path` (made with mode 0600 when missing)."""
+
+    def __init__(self, path: Path, issuer: str, clock: Callable[[], float] = time.time) -> None:
+        from cryptography.hazmat.primitives import serialization
+
+        self._key = _load_or_make(path)
+        # What a TokenVerifier needs.
+        self.public_key = self._key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        super().__init__(self.public_key, issuer, clock)
+
+    def issue(self, audience: str, *, lifetime: float = USER_LIFETIME, **claims: Any) -> str:
+        """A token for `audience`, valid for `lifetime` seconds, with further `claims`."""
+        import jwt
+
+        now = int(self._clock())
+        payload = {
+            "aud": audience,
+            "iss": self._issuer,
+            "iat": now,
+            "nbf": now,
+            "exp": now + int(lifetime),
+            "jti": uuid.uuid4().hex,
+            **claims,
+        }
+        return jwt.encode(payload, self._key, algorithm=ALGORITHM)
 
 
 def _load_or_make(path: Path) -> EllipticCurvePrivateKey:

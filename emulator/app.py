@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Flask
 
 from amlocal.emulator.arm import arm_deployments, datastore_mounts, jobs, registries, registry, workspaces
-from amlocal.emulator.history import data, mlflow_proxy, runs
+from amlocal.emulator.history import data, mlflow_proxy, mlflow_registry, runs
 from amlocal.emulator.http import casing, guard, identity, operations
 from amlocal.emulator.http.stalled import StalledBodies
 from amlocal.emulator.services import Services
@@ -46,7 +46,9 @@ def create_app(services: Services) -> Flask:
     app.register_blueprint(runs.create_blueprint(services))
     app.register_blueprint(data.create_blueprint(services))
     app.register_blueprint(
-        mlflow_proxy.create_blueprint(services.mlflow.socket, tracked, services.folder.blobs)
+        mlflow_proxy.create_blueprint(
+            services.mlflow.socket, tracked, services.folder.blobs, mlflow_registry.Registry(services).answer
+        )
     )
     app.register_blueprint(
         storage.create_blueprint(

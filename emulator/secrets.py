@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 
 from amlocal.compat.tokens import TokenIssuer, write_secret
 from amlocal.emulator.store.folder import DataFolder
+
+TOKEN_ISSUER = "https://sts.amlocal.localhost/"  # noqa: S105 (an address, no secret)
 
 
 def identity_header(folder: DataFolder) -> str:
@@ -19,8 +22,20 @@ def sas_secret(folder: DataFolder) -> bytes:
 
 
 def token_issuer(folder: DataFolder) -> TokenIssuer:
-    """Signs and verifies tokens; its issuer names the data folder's own key, not a host."""
-    return TokenIssuer(folder.secrets / "signing_key.pem", "https://sts.amlocal.localhost/")
+    """Signs and verifies tokens; its issuer names the data folder's own key, not a host.
+
+    Its public key is put beside its own, for the process that may verify tokens only.
+    """
+    issuer = TokenIssuer(folder.secrets / "signing_key.pem", TOKEN_ISSUER)
+    public = public_key_file(folder)
+    if not public.exists() or public.read_bytes() != issuer.public_key:
+        write_secret(public, issuer.public_key)
+    return issuer
+
+
+def public_key_file(folder: DataFolder) -> Path:
+    """Where `token_issuer` leaves the public key, a PEM."""
+    return folder.secrets / "signing_key.pub.pem"
 
 
 def _text(folder: DataFolder, name: str) -> str:

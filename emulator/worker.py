@@ -40,6 +40,7 @@ def build_services(settings: Settings, run_dir: Path) -> Services:
     from amlocal.emulator.http.auth import Authenticator
     from amlocal.emulator.http.operations import Operations
     from amlocal.emulator.jobs.engines.local import LocalEngine
+    from amlocal.emulator.jobs.environments import JobEnvironments
     from amlocal.emulator.jobs.inputs import Resolver
     from amlocal.emulator.jobs.service import JobService
     from amlocal.emulator.storage.mounts import Mounts
@@ -83,6 +84,8 @@ def build_services(settings: Settings, run_dir: Path) -> Services:
         operations=operations,
         scorers=ScorerSupervisor(run_dir),
         routes=run_dir / "routes.json",
+        environments=JobEnvironments(store=store, folder=folder, settings=settings, python=sys.executable),
+        trust_pickle=settings.trust_pickle,
     )
     return Services(
         settings=settings,

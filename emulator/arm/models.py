@@ -1,87 +1,92 @@
-"""Models: named, versioned files or folders. The path must exist when a version is registered."""
+"""Models: named, versioned files or folders. The path must exist when a version is registered.
+
+Their documents are the only registry: what MLflow's clients register is written here and read from here
+too, see history/mlflow_registry.py. `mlflow` in a document's body is what MLflow's clients said beyond
+Azure's fields.
+"""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-import yaml
+from sqlalchemy import Connection
 
+from amlocal.emulator.arm import documents, model_layouts, model_paths, model_search
 from amlocal.emulator.arm.datastores import long_uri
 from amlocal.emulator.arm.documents import Document
+from amlocal.emulator.arm.model_layouts import flavors as flavors
 from amlocal.emulator.arm.resource import Call, Resource, properties_of, text_of
-from amlocal.emulator.http.errors import bad_request
+from amlocal.emulator.history.mlflow_client import MlflowError
+from amlocal.emulator.http.errors import bad_request, conflict
 
-_TYPES = ("mlflow_model", "custom_model", "triton_model")
-_MLMODEL_LIMIT = 4 * 1024**2
+_KEPT = ("modelType", "flavors", "stage", "provisioningState", "jobName")
+_LONGEST_STAGE = 100
 
 
 def _prepare(call: Call, body: dict[str, Any], present: Document | None) -> dict[str, Any]:
-    properties = dict(properties_of(body))
+    properties = {key: value for key, value in properties_of(body).items() if value is not None}
     model_type = properties.get("modelType") or "custom_model"
-    if model_type not in _TYPES:
+    if model_type not in model_layouts.TYPES:
         raise bad_request(
             "InvalidModelType",
-            f"modelType {str(model_type)[:60]!r}: use {', '.join(_TYPES)}.",
+            f"modelType {str(model_type)[:60]!r}: use {', '.join(model_layouts.TYPES)}.",
             target="modelType",
         )
+    for name in ("stage", "jobName"):
+        value = properties.get(name)
+        if value is not None and (not isinstance(value, str) or len(value) > _LONGEST_STAGE * 3):
+            raise bad_request(
+                "InvalidRequestContent", f"`properties.{name}` must be a short text.", target=name
+            )
     uri = text_of(properties, "modelUri")
-    if present is not None and (uri, model_type) == (
-        present.properties["modelUri"],
-        present.properties["modelType"],
-    ):
-        kept = {
-            key: present.properties[key] for key in ("modelType", "flavors", "stage", "provisioningState")
-        }
-        return {**body, "properties": {**kept, **properties, "flavors": kept["flavors"]}}
-    path = call.services.resolver.resolve(call.workspace, uri)
-    if not path.exists():
-        raise bad_request("InvalidModelUri", f"There is nothing at {uri}.", target="modelUri")
-    if path.is_dir() and not any(path.iterdir()):
-        raise bad_request("InvalidModelUri", f"The folder {uri} is empty.", target="modelUri")
-    if model_type == "triton_model" and not path.is_dir():
-        raise bad_request(
-            "InvalidModelUri",
-            f"{uri} is a file; a triton_model is a model repository: a folder with one folder per model.",
-            target="modelUri",
-        )
+    kept = (
+        {}
+        if present is None
+        else {key: present.properties[key] for key in _KEPT if key in present.properties}
+    )
+    # Only the server itself writes what MLflow's clients said.
+    rest = {key: value for key, value in body.items() if key != "mlflow"}
+    if present is not None and (uri, model_type) == (present.properties["modelUri"], kept["modelType"]):
+        # Nothing but texts change; the files themselves may be gone by now.
+        return {**rest, "properties": {**kept, **properties, "flavors": kept["flavors"]}}
+    if present is None:
+        _check_prompt(call)
+    found = model_paths.locate(call.services, call.workspace, uri)
+    properties["flavors"] = model_layouts.check(found.path, uri, model_type)
     properties["modelType"] = model_type
-    properties["modelUri"] = long_uri(call, path)
-    properties["flavors"] = flavors(path, uri) if model_type == "mlflow_model" else {}
-    properties.setdefault("stage", "Development")
+    properties["modelUri"] = long_uri(call, found.path)
+    if found.job is not None:
+        properties.setdefault("jobName", found.job)
+    properties.setdefault("stage", kept.get("stage") or "Development")
     properties["provisioningState"] = "Succeeded"
-    return {**body, "properties": properties}
+    return {**rest, "properties": properties}
 
 
-def flavors(path: Path, uri: str) -> dict[str, Any]:
-    """The flavors that the model's MLmodel file names, in REST form (values are texts). Raises 400."""
-    file = path / "MLmodel"
-    if not file.is_file():
-        raise bad_request(
-            "InvalidMLflowModel",
-            f"{uri} holds no file named MLmodel. Point at the folder that MLflow wrote, "
-            "or register it as custom_model.",
-            target="modelUri",
-        )
-    if file.stat().st_size > _MLMODEL_LIMIT:
-        raise bad_request("InvalidMLflowModel", f"{uri}/MLmodel is larger than {_MLMODEL_LIMIT} bytes.")
+def _check_prompt(call: Call) -> None:
+    """MLflow keeps prompts under the names of registered models; a model must not hide one. Raises 409.
+
+    While MLflow is not there nobody can use a prompt, and models can still be registered.
+    """
+    from amlocal.emulator.history.registered_models import is_prompt
+
+    if (
+        call.services.store.read(lambda c: documents.latest(c, call.workspace.id, "models", call.name))
+        is not None
+    ):
+        return
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise bad_request("InvalidMLflowModel", f"{uri}/MLmodel is not valid YAML: {error}") from error
-    found = content.get("flavors") if isinstance(content, dict) else None
-    if not isinstance(found, dict) or not found:
-        raise bad_request("InvalidMLflowModel", f"{uri}/MLmodel names no flavors.", target="modelUri")
+        taken = is_prompt(call.services.mlflow, call.workspace, call.name)
+    except MlflowError:
+        return
+    if taken:
+        raise conflict(f"{call.name!r} is a prompt in MLflow's registry. Choose another name.", target="name")
 
-    def text(value: Any) -> str:
-        return value if isinstance(value, str) else json.dumps(value)
 
-    return {
-        str(name): {"data": {str(key): text(value) for key, value in (data or {}).items()}}
-        for name, data in found.items()
-        if data is None or isinstance(data, dict)
-    }
+def _settle(c: Connection, call: Call, prepared: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    """What MLflow's clients said stays with the version."""
+    present = documents.get(c, call.workspace.id, call.resource.kind, call.name, call.version)
+    said = present.body.get("mlflow") if present is not None else None
+    return kept if said is None else {**kept, "mlflow": said}
 
 
 MODELS = Resource(
@@ -89,6 +94,9 @@ MODELS = Resource(
     title="Model",
     versioned=True,
     immutable=("modelUri", "modelType"),
-    top_level=(),
+    top_level=("mlflow",),
+    hidden=("mlflow",),
     prepare=_prepare,
+    settle=_settle,
+    search=model_search.search,
 )

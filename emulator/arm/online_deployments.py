@@ -5,123 +5,68 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import isodate
 from flask import Response, jsonify
+from sqlalchemy import Connection
 
-from amlocal.emulator.arm import documents
+from amlocal.emulator.arm import deployment_request, documents, endpoint_traffic
 from amlocal.emulator.arm.documents import Document
-from amlocal.emulator.arm.models import MODELS
 from amlocal.emulator.arm.online_endpoints import ONLINE_ENDPOINTS
 from amlocal.emulator.arm.resource import Call, Resource, find, json_body, properties_of
+from amlocal.emulator.endpoints import container_logs
 from amlocal.emulator.endpoints.deployments import DEPLOYMENTS
-from amlocal.emulator.http.errors import bad_request, conflict, not_there_yet
+from amlocal.emulator.endpoints.versions import same_but_count
+from amlocal.emulator.http.errors import bad_request, conflict
+from amlocal.emulator.jobs.environments import merged
 from amlocal.emulator.store.workspace import PROVIDER
 
-NAME = re.compile(r"(?=.{1,32}\Z)[A-Za-z](?:-?[A-Za-z0-9_])*\Z")
-_MODEL = re.compile(
-    r"(?:azureml:)?(?P<workspace>/.+/workspaces/[^/]+/models/)?(?P<name>[^/:@]+)(?:/versions/|:)(?P<version>[^/:]+)\Z"
-)
-_MOST_INSTANCES = 50
-_MOST_TIMEOUT_MS = 180_000
-_DEFAULT_TIMEOUT = "PT5S"
+# Azure: 3 to 32 letters, digits and dashes, a letter first, no dash at the end.
+NAME = re.compile(r"(?=.{3,32}\Z)[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]\Z")
+MOST_DEPLOYMENTS = 20
+_ERROR = "amlocal.error"
+_LOGS = {
+    "inferenceserver": container_logs.INFERENCE_SERVER,
+    "storageinitializer": container_logs.STORAGE_INITIALIZER,
+}
 
 
 def _prepare(call: Call, body: dict[str, Any], present: Document | None) -> dict[str, Any]:
     properties = dict(properties_of(body))
-    endpoint = call.name.partition("/")[0]
-    find(call.services, call.workspace, ONLINE_ENDPOINTS, endpoint)
-    if properties.get("codeConfiguration"):
-        raise not_there_yet("A deployment with a scoring script (codeConfiguration)")
-    model = _model(call, properties.get("model"))
-    settings = {
-        "model_uri": model.properties["modelUri"],
-        "instances": _instances(body.get("sku")),
-        **_request_settings(properties.get("requestSettings")),
-    }
-    variables = properties.get("environmentVariables") or {}
-    if not isinstance(variables, dict) or not all(isinstance(value, str) for value in variables.values()):
-        raise bad_request(
-            "InvalidRequestContent",
-            "`environmentVariables` must map texts to texts.",
-            target="environmentVariables",
-        )
+    find(call.services, call.workspace, ONLINE_ENDPOINTS, call.name.partition("/")[0])
+    if present is not None:
+        deployment_request.check_unchanged(present, properties)
+        for name in ("instanceType", "endpointComputeType"):
+            properties[name] = properties.get(name) or present.properties.get(name)
+    settings = deployment_request.read(call, properties, body.get("sku"))
+    versions = call.services.deployments.versions
+    plan = versions.plan(call.workspace, settings)
+    if plan is not None:
+        settings["environment"] = plan.definition.label
+    given = properties.get("properties")
+    if given is not None and not isinstance(given, dict):
+        raise bad_request("InvalidRequestContent", "`properties.properties` must be an object.")
     properties["endpointComputeType"] = properties.get("endpointComputeType") or "Managed"
     properties["scaleSettings"] = properties.get("scaleSettings") or {"scaleType": "Default"}
-    properties["properties"] = properties.get("properties") or {}
-    properties["provisioningState"] = "Creating" if present is None else "Updating"
+    properties["properties"] = merged(given or {}, versions.properties(plan))
+    properties["properties"].pop(_ERROR, None)
+    properties["provisioningState"] = _state(present, settings)
     sku = {"name": "Default", **(body.get("sku") or {}), "capacity": settings["instances"]}
     return {**body, "properties": properties, "sku": sku, "amlocal": settings}
 
 
-def _model(call: Call, reference: Any) -> Document:
-    if not isinstance(reference, str) or not reference:
-        raise bad_request("InvalidModel", "`properties.model` must name a registered model.", target="model")
-    match = _MODEL.match(reference)
-    if match is None:
-        raise bad_request(
-            "InvalidModel",
-            f"model {reference[:200]!r}: give azureml:NAME:VERSION or a model's ARM id.",
-            target="model",
-        )
-    prefix = match["workspace"]
-    own = f"{call.workspace.arm_id}/models/"
-    if prefix and prefix.lower() != own.lower():
-        raise bad_request(
-            "InvalidModel", f"model {reference[:300]!r} is in another workspace.", target="model"
-        )
-    document = find(call.services, call.workspace, MODELS, match["name"], match["version"])
-    if document.properties.get("modelType") != "mlflow_model":
-        raise bad_request(
-            "InvalidModel",
-            f"model {document.name}:{document.version} is a {document.properties.get('modelType')}; "
-            "without a scoring script only an mlflow_model can be deployed.",
-            target="model",
-        )
-    return document
-
-
-def _instances(sku: Any) -> int:
-    capacity = (sku or {}).get("capacity", 1) if isinstance(sku, dict) or sku is None else None
-    if isinstance(capacity, bool) or not isinstance(capacity, int) or not 1 <= capacity <= _MOST_INSTANCES:
-        raise bad_request(
-            "InvalidInstanceCount",
-            f"instance_count must be a whole number from 1 to {_MOST_INSTANCES}.",
-            target="sku",
-        )
-    return capacity
-
-
-def _request_settings(settings: Any) -> dict[str, int]:
-    settings = settings or {}
-    text = settings.get("requestTimeout") or _DEFAULT_TIMEOUT
-    try:
-        timeout = round(isodate.parse_duration(text).total_seconds() * 1000)
-    except (isodate.ISO8601Error, TypeError, AttributeError) as error:
-        raise bad_request(
-            "InvalidRequestSettings",
-            f"requestTimeout {str(text)[:40]!r} is not a duration.",
-            target="requestTimeout",
-        ) from error
-    if not 1 <= timeout <= _MOST_TIMEOUT_MS:
-        raise bad_request(
-            "InvalidRequestSettings",
-            f"request_timeout_ms is {timeout}: use 1 to {_MOST_TIMEOUT_MS}.",
-            target="requestTimeout",
-        )
-    concurrent = settings.get("maxConcurrentRequestsPerInstance") or 1
-    if isinstance(concurrent, bool) or not isinstance(concurrent, int) or not 1 <= concurrent <= 1000:
-        raise bad_request(
-            "InvalidRequestSettings",
-            "max_concurrent_requests_per_instance must be a whole number from 1 to 1000.",
-            target="maxConcurrentRequestsPerInstance",
-        )
-    return {"request_timeout_ms": timeout, "max_concurrent": concurrent}
+def _state(present: Document | None, settings: dict[str, Any]) -> str:
+    """What Azure calls the way to the wished state."""
+    if present is None or present.properties.get("provisioningState") == "Creating":
+        return "Creating"
+    before = present.body.get("amlocal") or {}
+    if same_but_count(before, settings) and before.get("instances") != settings["instances"]:
+        return "Scaling"
+    return "Updating"
 
 
 def _present(call: Call, document: Document) -> dict[str, Any]:
     properties = dict(document.properties)
     if document.body.get("error"):
-        properties["properties"] = {**properties["properties"], "amlocal.error": document.body["error"]}
+        properties["properties"] = {**properties["properties"], _ERROR: document.body["error"]}
     return properties
 
 
@@ -140,25 +85,16 @@ def _after_put(call: Call, document: Document, created: bool) -> Response:
             "properties": _present(call, document),
         }
     )
-    response.status_code = 201
+    response.status_code = 201 if created else 200
     response.headers.update(services.operations.headers(operation))
     return response
 
 
 def _on_delete(call: Call, document: Document) -> Response:
     services, workspace = call.services, call.workspace
-    endpoint_name, _, deployment = document.name.partition("/")
 
     def remove(c: Any) -> None:
-        endpoint = documents.get(c, workspace.id, ONLINE_ENDPOINTS.kind, endpoint_name)
-        weight = (endpoint.properties.get("traffic") or {}).get(deployment, 0) if endpoint else 0
-        if weight:
-            raise conflict(
-                f"Deployment {deployment!r} has {weight} % of the traffic of endpoint {endpoint_name!r}. "
-                "Set its traffic to 0 first.",
-                code="DeploymentHasTraffic",
-                target="traffic",
-            )
+        endpoint_traffic.release(c, workspace.id, document.name)
         documents.remove(c, workspace.id, DEPLOYMENTS, document.name)
 
     services.store.write(remove)
@@ -172,10 +108,28 @@ def _get_logs(call: Call, document: Document) -> dict[str, Any]:
     tail = body.get("tail") or 50
     if isinstance(tail, bool) or not isinstance(tail, int) or not 1 <= tail <= 100_000:
         raise bad_request("InvalidRequestContent", "`tail` must be a whole number from 1.", target="tail")
-    if str(body.get("containerType") or "InferenceServer").lower() == "storageinitializer":
-        # Models are read where they lie, so nothing is ever fetched for a deployment.
-        return {"content": f"The model is read in place: {document.body['amlocal']['model_uri']}\n"}
-    return {"content": call.services.deployments.tail(call.workspace, document.name, tail)}
+    wanted = str(body.get("containerType") or "InferenceServer")
+    if wanted.lower() not in _LOGS:
+        raise bad_request(
+            "InvalidContainerType",
+            f"containerType {wanted[:60]!r}: use InferenceServer or StorageInitializer.",
+            target="containerType",
+        )
+    content = call.services.deployments.tail(call.workspace, document.name, tail, _LOGS[wanted.lower()])
+    return {"content": content}
+
+
+def _settle(c: Connection, call: Call, prepared: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    # Again, in the transaction that stores: the endpoint may have been deleted meanwhile.
+    endpoint = call.name.partition("/")[0]
+    find(call.services, call.workspace, ONLINE_ENDPOINTS, endpoint, connection=c)
+    others = documents.listing(c, call.workspace.id, DEPLOYMENTS, prefix=f"{endpoint}/")
+    if len(others) >= MOST_DEPLOYMENTS and call.name.lower() not in {one.name.lower() for one in others}:
+        raise conflict(
+            f"Endpoint {endpoint!r} has {len(others)} deployments, the most that it can have. Delete one.",
+            code="TooManyDeployments",
+        )
+    return kept
 
 
 ONLINE_DEPLOYMENTS = Resource(
@@ -185,6 +139,7 @@ ONLINE_DEPLOYMENTS = Resource(
     top_level=("location", "tags", "identity", "kind", "sku", "amlocal"),
     hidden=("amlocal",),
     prepare=_prepare,
+    settle=_settle,
     present=_present,
     after_put=_after_put,
     on_delete=_on_delete,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from amlocal.emulator.arm import elsewhere as calls
-from amlocal.emulator.arm import indexes, routes
+from amlocal.emulator.arm import indexes, insights_metrics, routes
 from amlocal.emulator.arm.codes import CODES
 from amlocal.emulator.arm.components import COMPONENTS
 from amlocal.emulator.arm.computes import COMPUTES
@@ -54,6 +54,7 @@ def create_blueprint(services: Services) -> Blueprint:
     for resource in RESOURCES:
         routes.register(blueprint, resource, services)
     calls.add_routes(blueprint, services)
+    insights_metrics.add_routes(blueprint, services)
     blueprint.register_blueprint(indexes.create_blueprint(services))
 
     ours = {"jobs", *(resource.path.partition("/")[0].lower() for resource in RESOURCES)}

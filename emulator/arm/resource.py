@@ -48,6 +48,7 @@ class Call:
 Prepare = Callable[[Call, dict[str, Any], Document | None], dict[str, Any]]
 Present = Callable[[Call, Document], dict[str, Any]]
 Act = Callable[[Call, Document], Response | dict[str, Any]]
+Settle = Callable[[Connection, Call, dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Resource:
 
     `path` is its path there; a child's holds its parent's names: `onlineEndpoints/{}/deployments`.
     `prepare(call, body, present)` checks and completes a body before it is stored (raises AzureError).
+    `settle(c, call, prepared, kept)` gives what is stored of what `prepare` gave, in the transaction that
+    stores it: for rules about other documents. `name_words` says the name rule in words.
     `present(call, document)` gives the `properties` that clients see.
     `top_level` names what is kept beside `properties`, `hidden` which of that no client sees.
     `immutable` names properties that an existing version must keep.
@@ -69,6 +72,7 @@ class Resource:
     title: str
     versioned: bool = False
     name_rule: re.Pattern[str] = ASSET_NAME
+    name_words: str = ""
     read_only: bool = False
     deletable: bool = True
     immutable: Sequence[str] = ()
@@ -77,6 +81,7 @@ class Resource:
     default_version: str = ""
     unlisted: Sequence[str] = ()
     prepare: Prepare = lambda call, body, present: body
+    settle: Settle = lambda c, call, prepared, kept: kept
     present: Present = lambda call, document: dict(document.properties)
     after_put: Callable[[Call, Document, bool], Response | None] = lambda call, document, created: None
     on_delete: Callable[[Call, Document], Response | None] = lambda call, document: None
@@ -110,10 +115,12 @@ def arm_id(workspace: Workspace, resource: Resource, name: str, version: str = "
 def check_name(resource: Resource, name: str) -> None:
     """Raises 400 for a name that Azure would refuse."""
     if not resource.name_rule.match(name):
+        rule = (
+            resource.name_words or f"it must match {resource.name_rule.pattern.removesuffix(chr(92) + 'Z')}"
+        )
         raise bad_request(
             "InvalidResourceName",
-            f"{name[:100]!r} is not a valid name of a {resource.title.lower()}: "
-            f"it must match {resource.name_rule.pattern.removesuffix(chr(92) + 'Z')}.",
+            f"{name[:100]!r} is not a valid name of a {resource.title.lower()}: {rule}.",
             target="name",
         )
 

@@ -312,8 +312,9 @@ class _Handler:
             precondition.check(now_present)
             if now_present is not None:
                 self.check_immutable(call, now_present, kept["properties"])
+            settled = resource.settle(c, call, prepared, kept)
             return documents.put(
-                c, call.workspace.id, resource.kind, call.name, call.version, kept, archived=archived
+                c, call.workspace.id, resource.kind, call.name, call.version, settled, archived=archived
             )
 
         crash_points.reach("asset.checked")

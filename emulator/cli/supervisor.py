@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from amlocal.compat import cloud
+from amlocal.emulator import secrets
 from amlocal.emulator.cli import CommandError, instance
 from amlocal.emulator.processes import clean_environment, drop_leash, kill_group, spawn_leashed
 from amlocal.emulator.settings import Settings, to_json
@@ -62,6 +64,8 @@ class Supervisor:
                 "--port", str(settings.router_port),
                 "--cert", str(folder.tls / "server.pem"),
                 "--key", str(folder.tls / "server.key"),
+                "--public-key", str(secrets.public_key_file(folder)),
+                *(f"--audience={name}" for name in cloud.audiences(settings.base_url)),
             ],
             folder.logs / "router.log",
         )  # fmt: skip

@@ -1,8 +1,8 @@
 """The route table: all that the router knows, in one file that the server replaces and the router reads.
 
 {"version": n, "endpoints": {"<workspace id>/<endpoint>": {"auth_mode", "key_hashes": [sha256 hex],
-"traffic": {deployment: percent}, "deployments": {name: {"instances": [{"socket"}], "request_timeout_ms",
-"max_concurrent", "state"}}}}}
+"traffic": {deployment: percent}, "mirror": {deployment: percent}, "deployments": {name: {"instances":
+[{"socket"}], "request_timeout_ms", "max_concurrent", "max_queue_wait_ms", "state"}}}}}
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 
 from amlocal.emulator.store.folder import write_atomic
 
+# Azure's defaults of `request_settings`.
 DEFAULT_TIMEOUT_MS = 5000
+DEFAULT_QUEUE_WAIT_MS = 500
 SERVING = "Succeeded"
 
 
@@ -33,11 +35,16 @@ class Instance:
 
 @dataclass(frozen=True)
 class DeploymentRoute:
-    """A deployment's instances and limits; `max_concurrent` is per instance."""
+    """A deployment's instances and limits; `max_concurrent` is per instance.
+
+    `max_queue_wait_ms` is kept and has no effect, as Azure documents it for managed endpoints: the time
+    that a request waits for an instance counts towards `request_timeout_ms`.
+    """
 
     instances: tuple[Instance, ...] = ()
     request_timeout_ms: int = DEFAULT_TIMEOUT_MS
     max_concurrent: int = 1
+    max_queue_wait_ms: int = DEFAULT_QUEUE_WAIT_MS
     state: str = SERVING
 
     @property
@@ -47,11 +54,16 @@ class DeploymentRoute:
 
 @dataclass(frozen=True)
 class EndpointRoute:
-    """An endpoint: who may call it, and where its requests go."""
+    """An endpoint: who may call it, and where its requests go.
+
+    `auth_mode`: "Key", "AMLToken" or "AADToken". `mirror`: the percentage of requests of which a deployment
+    gets a copy.
+    """
 
     auth_mode: str = "Key"
     key_hashes: tuple[str, ...] = ()
     traffic: Mapping[str, int] = field(default_factory=dict)
+    mirror: Mapping[str, int] = field(default_factory=dict)
     deployments: Mapping[str, DeploymentRoute] = field(default_factory=dict)
 
 
@@ -122,14 +134,20 @@ def endpoint_key(workspace_id: str, endpoint: str) -> str:
 
 def _endpoint(raw: Any, key: str) -> EndpointRoute:
     value = _mapping(raw, key)
-    traffic = _mapping(value.get("traffic", {}), f"{key}: traffic")
     deployments = _mapping(value.get("deployments", {}), f"{key}: deployments")
     return EndpointRoute(
         auth_mode=_text(value, "auth_mode", "Key", key),
         key_hashes=tuple(str(item) for item in value.get("key_hashes", ())),
-        traffic={name: _number(traffic, name, 0, f"{key}: traffic") for name in traffic},
+        traffic=_weights(value, "traffic", key),
+        mirror=_weights(value, "mirror", key),
         deployments={name: _deployment(item, f"{key}: {name}") for name, item in deployments.items()},
     )
+
+
+def _weights(raw: Mapping[str, Any], name: str, where: str) -> dict[str, int]:
+    where = f"{where}: {name}"
+    weights = _mapping(raw.get(name, {}), where)
+    return {deployment: _number(weights, deployment, 0, where) for deployment in weights}
 
 
 def _deployment(raw: Any, where: str) -> DeploymentRoute:
@@ -141,6 +159,7 @@ def _deployment(raw: Any, where: str) -> DeploymentRoute:
         instances=tuple(Instance(_text(_mapping(item, where), "socket", "", where)) for item in instances),
         request_timeout_ms=_number(value, "request_timeout_ms", DEFAULT_TIMEOUT_MS, where),
         max_concurrent=max(1, _number(value, "max_concurrent", 1, where)),
+        max_queue_wait_ms=max(0, _number(value, "max_queue_wait_ms", DEFAULT_QUEUE_WAIT_MS, where)),
         state=_text(value, "state", SERVING, where),
     )
 

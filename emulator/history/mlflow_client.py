@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from amlocal.emulator.history import mlflow_paths
 
@@ -131,6 +132,20 @@ class MlflowClient:
         """All rows `{key, value (None for NaN), step, timestamp}` by key, step and time."""
         result: list[dict[str, Any]] = self._post("history", workspace_id, {"run_id": run_id})
         return result
+
+    def ask(self, workspace_id: str, account: str, call: str, query: Mapping[str, str]) -> dict[str, Any]:
+        """What MLflow's own interface answers to a GET of `call`, for example `runs/get`.
+
+        Raises MlflowError with MLflow's status (404 for what the workspace does not have), MlflowUnavailable.
+        """
+        headers = {WORKSPACE_HEADER: workspace_id, ACCOUNT_HEADER: account}
+        target = f"/api/2.0/mlflow/{call}?{urlencode(query)}"
+        status, answer = self._exchange("GET", target, headers, None)
+        if status == 200:
+            found: dict[str, Any] = json.loads(answer)
+            return found
+        message = f"MLflow refused '{call}' with {status}: {answer.decode(errors='replace')[:2000]}"
+        raise MlflowError(status, message)
 
     def _post(
         self, path: str, workspace_id: str, body: Mapping[str, Any], *, account: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 from urllib.parse import quote
 
 from flask import Blueprint, Response, redirect, request
@@ -52,22 +52,33 @@ class Workspace(Protocol):
 
 
 Authorise = Callable[[str, str, str], Workspace]
+# (workspace, route, body of a call) to the answer, or None where MLflow's own process is to answer.
+Registry = Callable[[Any, str, bytes], Response | None]
 
 
-def create_blueprint(socket: Path, authorise: Authorise, blob_folder: Path) -> Blueprint:
+def create_blueprint(
+    socket: Path, authorise: Authorise, blob_folder: Path, registry: Registry | None = None
+) -> Blueprint:
     """The routes below `/mlflow/v{1,2}.0/subscriptions/.../workspaces/<name>/`.
 
     `authorise(subscription, group, workspace)` checks the current request's token or session and returns the
     workspace, or raises AzureError. `blob_folder`: root of the blob trees, MLflow's artifact destination.
+    `registry` answers what belongs to the model registry, see mlflow_registry.py.
     """
     blueprint = Blueprint("mlflow", __name__)
 
     def forward(route: str, **parts: str) -> Response:
         found = _workspace(authorise, parts)
         mlflow_routes.check_route(route)
-        if mlflow_routes.is_artifact(route):
+        artifact = mlflow_routes.is_artifact(route)
+        body = None if artifact and request.method == "PUT" else _call_body()
+        answer = registry(found, route, body or b"") if registry is not None else None
+        if answer is not None:
+            return answer
+        if artifact:
             _check_artifact(route, found.account, blob_folder)
-        return _send(socket, found, route, _prefix())
+        mlflow_routes.check_body(found.account, route, body or b"")
+        return _send(socket, found, route, _prefix(), body)
 
     @blueprint.route(f"{RULE}/", defaults={"route": ""}, methods=METHODS, provide_automatic_options=False)
     @blueprint.route(f"{RULE}/<path:route>", methods=METHODS, provide_automatic_options=False)
@@ -109,13 +120,14 @@ def _check_artifact(route: str, account: str, blob_folder: Path) -> None:
         ) from error
 
 
-def _send(socket: Path, workspace: Workspace, route: str, prefix: str) -> Response:
-    """Send the current request on and answer with the stream of MLflow's answer."""
+def _send(socket: Path, workspace: Workspace, route: str, prefix: str, body: bytes | None) -> Response:
+    """Send the current request on and answer with the stream of MLflow's answer.
+
+    `body` None: that of the request is streamed.
+    """
     target = "/" + quote(route, safe="/~!$&'()*+,;=:@")
     if request.query_string:
         target += "?" + request.query_string.decode("latin-1")
-    upload = request.method == "PUT" and mlflow_routes.is_artifact(route)
-    body = None if upload else _call_body(workspace.account, route)
     connection = SocketConnection(socket)
     try:
         connection.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
@@ -149,8 +161,8 @@ def _send(socket: Path, workspace: Workspace, route: str, prefix: str) -> Respon
     return _answer(connection, answer, prefix)
 
 
-def _call_body(account: str, route: str) -> bytes:
-    """The whole body of a call that moves no artifact, checked; 413 if it is too long."""
+def _call_body() -> bytes:
+    """The whole body of a call that moves no artifact; 413 if it is too long."""
     limit = mlflow_routes.MAX_CALL_BODY
     parts, size = [], 0
     for chunk in _chunks(request.stream):
@@ -160,9 +172,7 @@ def _call_body(account: str, route: str) -> bytes:
             raise AzureError(
                 413, "RequestBodyTooLarge", f"The body of an MLflow call has at most {limit} bytes."
             )
-    body = b"".join(parts)
-    mlflow_routes.check_body(account, route, body)
-    return body
+    return b"".join(parts)
 
 
 def _stream_body(connection: SocketConnection) -> None:

@@ -13,6 +13,7 @@ from flask import request
 
 from amlocal.compat import cloud
 from amlocal.compat.tokens import TokenError, TokenIssuer
+from amlocal.emulator.endpoints import endpoint_tokens
 from amlocal.emulator.http.errors import AzureError
 from amlocal.emulator.settings import Settings
 from amlocal.emulator.store.workspace import Workspace
@@ -77,6 +78,10 @@ class Authenticator:
     def job_token(self, workspace: Workspace, run_id: str) -> str:
         """A token that opens the tracking plane of one workspace, for the process of one run."""
         return self._issuer.issue(self._job_audience, lifetime=JOB_LIFETIME, wsid=workspace.id, run=run_id)
+
+    def endpoint_token(self, workspace: Workspace, endpoint: str) -> endpoint_tokens.AccessToken:
+        """A token that opens one endpoint with authMode AMLToken and nothing else."""
+        return endpoint_tokens.issue(self._issuer, workspace.id, endpoint)
 
     def view_token(self, workspace: Workspace) -> str:
         """A token for a browser: it opens the studio pages and the MLflow UI of one workspace.

@@ -166,24 +166,6 @@ def test_a_job_of_a_yaml_file(
     assert "at most 1 node." in str(caught.value)
 
 
-def test_a_search_space_is_not_there_yet_even_where_all_its_keys_are_fixed(
-    ml_client: Any, training_uri: str
-) -> None:
-    from azure.ai.ml import Input, automl
-    from azure.ai.ml.automl import SearchSpace
-    from azure.ai.ml.sweep import Choice
-    from azure.core.exceptions import HttpResponseError
-
-    job = automl.image_classification_multilabel(
-        training_data=Input(type="mltable", path=training_uri), target_column_name="label"
-    )
-    job.set_training_parameters(model_name="resnet18")
-    job.extend_search_space([SearchSpace(model_name=Choice(["resnet18", "resnet34"]))])
-    with pytest.raises(HttpResponseError, match="Sweeps of AutoML jobs") as caught:
-        ml_client.jobs.create_or_update(job)
-    assert caught.value.status_code == 501
-
-
 def test_a_yaml_file_with_an_unknown_key_does_not_leave_the_client(tmp_path: Path) -> None:
     """So that only plain REST can send one: the SDK's own check is on our users' side."""
     from azure.ai.ml import load_job

@@ -281,7 +281,8 @@ def test_bad_scoring_input_names_the_row(client: Any, endpoint: Any, digits: Any
     good["input_data"]["data"].append(["bm90IGFuIGltYWdl"])
     good["input_data"]["index"] = [0, 1]
     answer = requests.post(endpoint.scoring_uri, json=good, headers={"Authorization": f"Bearer {key}"})
-    assert answer.status_code == 400
+    assert answer.status_code == 424
+    assert answer.headers["ms-azureml-model-error-statuscode"] == "400"
     assert "row 1" in answer.text.lower()
 
 

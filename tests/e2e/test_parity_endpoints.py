@@ -94,11 +94,11 @@ def test_endpoints_that_are_refused(ml_client: Any) -> None:
     from azure.ai.ml.entities import ManagedOnlineEndpoint
     from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
-    with pytest.raises(HttpResponseError, match="authMode AMLToken") as caught:
+    with pytest.raises(HttpResponseError, match="red") as caught:
         ml_client.online_endpoints.begin_create_or_update(
-            ManagedOnlineEndpoint(name="by-token", auth_mode="aml_token")
+            ManagedOnlineEndpoint(name="by-token", auth_mode="aml_token", traffic={"red": 100})
         ).result()
-    assert (caught.value.status_code, caught.value.error.code) == (501, "NotImplemented")
+    assert (caught.value.status_code, caught.value.error.code) == (400, "InvalidTraffic")
     for read in (
         lambda: ml_client.online_endpoints.get("by-token"),
         lambda: ml_client.online_endpoints.get_keys("by-token"),

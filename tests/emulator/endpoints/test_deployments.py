@@ -59,7 +59,13 @@ def test_a_failing_deployment_ends_its_operation(
         scorers=ScorerSupervisor(tmp_path / "run"),
         routes=tmp_path / "routes.json",
     )
-    settings = {"model_uri": "azureml:m:1", "instances": 1, "request_timeout_ms": 1000, "max_concurrent": 1}
+    settings = {
+        "model": "m:1",
+        "model_uri": "azureml:m:1",
+        "instances": 1,
+        "request_timeout_ms": 1000,
+        "max_concurrent": 1,
+    }
     body = {"properties": {"provisioningState": "Creating"}, "amlocal": settings}
     store.write(lambda c: documents.put(c, workspace.id, DEPLOYMENTS, "e/blue", "", body))
     operation = operations.start("e/blue")

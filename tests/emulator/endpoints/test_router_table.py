@@ -23,6 +23,7 @@ def test_route_table_round_trip(tmp_path: Path) -> None:
     route = EndpointRoute(
         key_hashes=("ab",),
         traffic={"blue": 100},
+        mirror={"green": 10},
         deployments={"blue": DeploymentRoute((Instance("/s"),), request_timeout_ms=7, max_concurrent=2)},
     )
     file.put("W", "Digits", route)
@@ -33,11 +34,13 @@ def test_route_table_round_trip(tmp_path: Path) -> None:
                 "auth_mode": "Key",
                 "key_hashes": ["ab"],
                 "traffic": {"blue": 100},
+                "mirror": {"green": 10},
                 "deployments": {
                     "blue": {
                         "instances": [{"socket": "/s"}],
                         "request_timeout_ms": 7,
                         "max_concurrent": 2,
+                        "max_queue_wait_ms": 500,
                         "state": "Succeeded",
                     }
                 },
@@ -68,6 +71,7 @@ def test_concurrent_updates_lose_nothing(tmp_path: Path) -> None:
         ("{", "not JSON"),
         ("[]", "must be an object"),
         ('{"endpoints": {"w/e": {"traffic": {"blue": "x"}}}}', "w/e: traffic: blue must be a whole number"),
+        ('{"endpoints": {"w/e": {"mirror": [1]}}}', "w/e: mirror must be an object"),
         (
             '{"endpoints": {"w/e": {"deployments": {"b": {"instances": 3}}}}}',
             "w/e: b: instances must be a list",

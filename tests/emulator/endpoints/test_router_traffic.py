@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from amlocal.emulator.endpoints.route_table import (
-    DeploymentRoute,
-    Instance,
-)
+from amlocal.compat.tokens import TokenIssuer
+from amlocal.emulator.endpoints.route_table import DeploymentRoute, Instance
 
 if TYPE_CHECKING:
     from conftest import Plane
@@ -66,7 +64,9 @@ def test_too_many_requests_are_429(plane: Plane) -> None:
 
 def test_dead_scorers_are_503_until_they_are_back(plane: Plane) -> None:
     response = plane.post(b"die")
-    assert error_of(response) == (503, "ServiceUnavailable") and "'blue' ended" in response.text
+    assert error_of(response) == (424, "ModelError") and "'blue' ended" in response.text
+    assert "blue ended with a request" in plane.log.read_text()
+    assert error_of(plane.post()) == (503, "ServiceUnavailable")
     until(lambda: plane.post().status_code == 200)
     plane.reset(deployments={"blue": DeploymentRoute((Instance("/nowhere.sock"),))})
     response = plane.post()
@@ -166,12 +166,15 @@ def test_router_can_be_killed_and_started_again_and_ends_with_its_parent(
     tmp_path: Path, certificate: tuple[Path, Path]
 ) -> None:
     cert, key = certificate
+    issuer = TokenIssuer(tmp_path / "signing_key.pem", "https://issuer.example/")
+    (tmp_path / "public.pem").write_bytes(issuer.public_key)
     parent = f"""
 import os, sys, time
 from pathlib import Path
 from amlocal.emulator.processes import spawn_leashed
-argv = [sys.executable, "-m", "amlocal.emulator.endpoints.router", "--routes", "r", "--port", "0",
-        "--cert", {str(cert)!r}, "--key", {str(key)!r}]
+argv = [sys.executable, "-m", "amlocal.emulator.endpoints.router", "--port", "0",
+        "--routes", {str(tmp_path / "routes.json")!r},
+        "--cert", {str(cert)!r}, "--key", {str(key)!r}, "--public-key", {str(tmp_path / "public.pem")!r}]
 child = spawn_leashed(argv, env=dict(os.environ), log=Path({str(tmp_path / "log")!r}))
 print(child.pid, flush=True)
 time.sleep(60)

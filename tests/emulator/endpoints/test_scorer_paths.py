@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from amlocal.emulator.endpoints.scorers import ScorerConfig, ScorerSupervisor, tail_file
+from amlocal.emulator.endpoints import container_logs
+from amlocal.emulator.endpoints.scorers import ScorerConfig, ScorerSupervisor
 
 
 def test_keys_and_paths_are_checked(tmp_path: Path) -> None:
@@ -25,7 +26,7 @@ def test_keys_and_paths_are_checked(tmp_path: Path) -> None:
 
 def test_tail(tmp_path: Path) -> None:
     file = tmp_path / "log"
-    assert tail_file(file, 5) == ""
+    assert container_logs.tail(file, 5) == ""
     file.write_text("\n".join(str(number) for number in range(100_000)))
-    assert tail_file(file, 2) == "99998\n99999"
-    assert tail_file(file, 0) == ""
+    assert container_logs.tail(file, 2) == "99998\n99999"
+    assert container_logs.tail(file, 0) == ""

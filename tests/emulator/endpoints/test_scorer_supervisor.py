@@ -306,7 +306,7 @@ def test_scorer_that_dies_is_started_again(tmp_path: Path, supervisor: ScorerSup
 
 def test_scorer_that_always_dies_is_given_up(tmp_path: Path, supervisor: ScorerSupervisor) -> None:
     config = script_config(tmp_path, SLOW)
-    (tmp_path / "code" / "die-on-load").touch()
+    (tmp_path / "code" / "src" / "die-on-load").touch()
     supervisor.start("blue", config)
     with pytest.raises(ScorerError, match="ended with exit code 9"):
         supervisor.wait_ready("blue", 30)
@@ -321,7 +321,7 @@ def test_stop_finishes_what_was_accepted(tmp_path: Path, supervisor: ScorerSuper
     threads = [threading.Thread(target=lambda: answers.append(ask(path, b"1")[:2])) for _ in range(4)]
     for thread in threads:
         thread.start()
-    until((tmp_path / "code" / "began").exists)
+    until((tmp_path / "code" / "src" / "began").exists)
     begin = time.monotonic()
     supervisor.stop("blue", grace=20)
     for thread in threads:
@@ -345,7 +345,7 @@ def test_stop_kills_after_the_grace(tmp_path: Path, supervisor: ScorerSupervisor
 
     thread = threading.Thread(target=call)
     thread.start()
-    until((tmp_path / "code" / "began").exists)
+    until((tmp_path / "code" / "src" / "began").exists)
     begin = time.monotonic()
     supervisor.stop("blue", grace=0.3)
     assert time.monotonic() - begin < 5

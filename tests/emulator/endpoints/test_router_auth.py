@@ -1,0 +1,169 @@
+"""Who is let in by the router: the matrix of authentication modes and credentials."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from amlocal.compat import cloud
+from amlocal.compat.tokens import TokenError, TokenIssuer, TokenVerifier
+from amlocal.emulator.endpoints import endpoint_tokens
+from amlocal.emulator.endpoints.keys import generate_keys
+from amlocal.emulator.endpoints.route_table import EndpointRoute
+
+if TYPE_CHECKING:
+    from conftest import Stage
+
+OTHER_WORKSPACE = "11111111-2222-3333-4444-555555555555"
+BASE_URL = "https://localhost:4265"
+ISSUER = "https://issuer.example/"
+
+
+def credentials(stage: Stage, folder: Path) -> dict[str, str]:
+    """Every kind of thing that a caller might carry."""
+    issuer = stage.issuer
+    long_ago = TokenIssuer(stage.folder / "signing_key.pem", "https://sts.amlocal.localhost/", lambda: 1e9)
+    stranger = TokenIssuer(folder / "stranger.pem", "https://sts.amlocal.localhost/")
+    header, _, rest = issuer.issue("https://ml.azure.com").partition(".")
+    unsigned = f"{header}.{rest.rpartition('.')[0]}."
+    return {
+        "key": stage.keys.primary,
+        "second key": stage.keys.secondary,
+        "another endpoint's key": generate_keys().primary,
+        "AML token": endpoint_tokens.issue(issuer, stage.workspace, "Digits").token,
+        "AML token of another endpoint": endpoint_tokens.issue(issuer, stage.workspace, "letters").token,
+        "AML token of another workspace": endpoint_tokens.issue(issuer, OTHER_WORKSPACE, "digits").token,
+        "expired AML token": endpoint_tokens.issue(long_ago, stage.workspace, "digits").token,
+        "forged AML token": endpoint_tokens.issue(stranger, stage.workspace, "digits").token,
+        "user's token": issuer.issue("https://ml.azure.com"),
+        "user's token with a slash": issuer.issue("https://ml.azure.com/"),
+        "token for the control plane": issuer.issue("https://management.azure.com"),
+        "token for another audience": issuer.issue("https://graph.microsoft.com"),
+        "expired user's token": long_ago.issue("https://ml.azure.com"),
+        "forged user's token": stranger.issue("https://ml.azure.com"),
+        "unsigned user's token": unsigned,
+        "job's token": issuer.issue(f"{BASE_URL}/jobs", wsid=stage.workspace, run="r"),
+        "nothing": "-",
+    }
+
+
+OPEN = {
+    "Key": {"key", "second key"},
+    "AMLToken": {"AML token"},
+    "AADToken": {"user's token", "user's token with a slash", "token for the control plane"},
+}
+
+
+@pytest.mark.parametrize("mode", list(OPEN))
+def test_each_mode_takes_its_own_credentials_only(stage: Stage, tmp_path: Path, mode: str) -> None:
+    stage.reset(auth_mode=mode)
+    let_in = set()
+    for name, value in credentials(stage, tmp_path).items():
+        for method, path in (("POST", "score"), ("GET", "swagger.json"), ("GET", "")):
+            answer = stage.ask(path, method=method, Authorization=f"Bearer {value}")
+            if answer.status_code == 200:
+                let_in.add(name)
+                continue
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "Unauthorized"), (name, path)
+            assert answer.headers["www-authenticate"].startswith("Bearer"), name
+            assert value == "-" or value not in answer.text, name
+    assert let_in == OPEN[mode]
+    # What was refused has not reached a scorer, and no scorer gets to see a credential.
+    assert len(stage.scorers["blue"].seen) == 3 * len(let_in)
+    assert all("authorization" not in seen.headers for seen in stage.scorers["blue"].seen)
+
+
+def test_no_header_and_other_schemes(stage: Stage) -> None:
+    url = f"{stage.url}/{stage.workspace}/digits/score"
+    for mode in OPEN:
+        stage.reset(auth_mode=mode)
+        assert stage.client.post(url).status_code == 401
+        basic = {"Authorization": f"Basic {stage.keys.primary}"}
+        assert stage.client.post(url, headers=basic).status_code == 401
+
+
+def test_a_key_opens_the_endpoint_of_its_own_workspace_only(stage: Stage) -> None:
+    other = generate_keys()
+    route = EndpointRoute(
+        key_hashes=other.hashes(), traffic={"blue": 100}, deployments={"blue": stage.deployment("blue")}
+    )
+    stage.routes.put(OTHER_WORKSPACE, "digits", route)
+
+    def status(workspace: str, key: str) -> int:
+        url = f"{stage.url}/{workspace}/digits/score"
+        return stage.client.post(url, headers={"Authorization": f"Bearer {key}"}).status_code
+
+    assert status(stage.workspace, stage.keys.primary) == status(OTHER_WORKSPACE, other.primary) == 200
+    assert status(stage.workspace, other.primary) == status(OTHER_WORKSPACE, stage.keys.primary) == 401
+
+
+def test_why_a_token_was_refused_is_said(stage: Stage, tmp_path: Path) -> None:
+    stage.reset(auth_mode="AMLToken")
+    expired = stage.post(Authorization=f"Bearer {credentials(stage, tmp_path)['expired AML token']}")
+    assert (
+        'error="invalid_token", error_description="the token has expired"'
+        in (expired.headers["www-authenticate"])
+    )
+    assert "the token has expired" in expired.json()["error"]["message"]
+
+
+def test_an_unknown_mode_opens_to_nobody(stage: Stage) -> None:
+    stage.reset(auth_mode="Open")
+    answer: httpx.Response = stage.post()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "AuthModeNotSupported")
+
+
+def test_metrics_are_for_users_only(stage: Stage, tmp_path: Path) -> None:
+    opens = set()
+    for name, value in credentials(stage, tmp_path).items():
+        answer = stage.client.get(f"{stage.url}/metrics", headers={"Authorization": f"Bearer {value}"})
+        if answer.status_code == 200:
+            opens.add(name)
+        else:
+            assert answer.status_code == 401 and "amlocal_" not in answer.text
+    assert opens == OPEN["AADToken"]
+
+
+def test_times_of_an_endpoint_token(tmp_path: Path) -> None:
+    now = 1_700_000_000.0
+    issuer = TokenIssuer(tmp_path / "key.pem", ISSUER, lambda: now)
+    access = endpoint_tokens.issue(issuer, "W-1", "Digits")
+    assert (access.expires, access.refresh_after) == (1_700_003_600, 1_700_002_160)
+    assert access.token not in repr(access)
+
+    def verify(moment: float, workspace: str = "w-1", endpoint: str = "digits") -> None:
+        verifier = TokenVerifier(issuer.public_key, ISSUER, lambda: moment)
+        endpoint_tokens.verify(verifier, access.token, workspace, endpoint)
+
+    verify(now + 3599)
+    with pytest.raises(TokenError, match="expired"):
+        verify(now + 3600)
+    for workspace, endpoint in (("w-2", "digits"), ("w-1", "digit"), ("w-1", "digits2")):
+        with pytest.raises(TokenError, match="another audience"):
+            verify(now, workspace, endpoint)
+    with pytest.raises(TokenError, match="another audience"):
+        issuer.verify(access.token, cloud.audiences(BASE_URL))
+
+
+def test_a_verifier_holds_no_private_key(tmp_path: Path) -> None:
+    issuer = TokenIssuer(tmp_path / "key.pem", ISSUER)
+    verifier = TokenVerifier(issuer.public_key, ISSUER)
+    assert not hasattr(verifier, "issue") and not hasattr(verifier, "_key")
+    assert verifier.verify(issuer.issue("a"), ["a"])["aud"] == "a"
+    with pytest.raises(ValueError):
+        TokenVerifier(b"no key", ISSUER)
+
+
+def test_the_router_loads_neither_torch_nor_mlflow_nor_httpx() -> None:
+    code = (
+        "import sys, amlocal.emulator.endpoints.router; "
+        "heavy = ('torch', 'mlflow', 'mltable', 'httpx', 'flask', 'sqlalchemy'); "
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
