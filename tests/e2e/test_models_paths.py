@@ -67,14 +67,17 @@ def test_the_sdk_registers_from_a_run(ml_client: Any, run: str, tmp_path: Path, 
 
 
 def test_a_model_of_a_model_and_a_file(ml_client: Any, server: Any, run: str, tmp_path: Path) -> None:
-    assert put(server, "origin", f"runs:/{run}/outputs/mlflow-model")[0] == 201
-    for name, uri in (("by-version", "azureml:origin:1"), ("by-label", "azureml:origin@latest")):
+    assert put(server, "paths-origin", f"runs:/{run}/outputs/mlflow-model")[0] == 201
+    for name, uri in (
+        ("paths-by-version", "azureml:paths-origin:1"),
+        ("paths-by-label", "azureml:paths-origin@latest"),
+    ):
         status, found = put(server, name, uri)
         assert (status, found["properties"]["jobName"]) == (201, run)
-    assert put(server, "weights", f"runs:/{run}/outputs/model.pt", "custom_model")[0] == 201
-    ml_client.models.download("weights", "1", download_path=str(tmp_path))
+    assert put(server, "paths-weights", f"runs:/{run}/outputs/model.pt", "custom_model")[0] == 201
+    ml_client.models.download("paths-weights", "1", download_path=str(tmp_path))
     assert [path.read_text() for path in tmp_path.rglob("model.pt")] == ["weights"]
-    assert put(server, "triton", f"runs:/{run}/repository", "triton_model")[0] == 201
+    assert put(server, "paths-triton", f"runs:/{run}/repository", "triton_model")[0] == 201
 
 
 BEIT = "azureml://registries/azureml/models/microsoft-beit-base-patch16-224-pt22k-ft22k/versions/1"
