@@ -29,7 +29,7 @@ def run(ml_client: Any, server: Any, tmp_path_factory: pytest.TempPathFactory) -
     found = client.create_run(client.create_experiment("of-paths"))
     client.log_artifacts(found.info.run_id, str(root))
     folder = server.folder.blobs / found.info.artifact_uri.partition(":/")[2]
-    (folder / "linked").mkdir()
+    (folder / "linked").mkdir(mode=0o700)
     (folder / "linked" / "MLmodel").symlink_to("/etc/hostname")
     run_id: str = found.info.run_id
     return run_id
