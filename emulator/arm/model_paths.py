@@ -20,7 +20,7 @@ from amlocal.compat.azureml_uri import AssetUri, JobOutputUri, UriError, Workspa
 from amlocal.emulator.arm import documents, registry_assets
 from amlocal.emulator.history import mlflow_paths
 from amlocal.emulator.history.mlflow_client import MlflowError, MlflowUnavailable
-from amlocal.emulator.http.errors import AzureError, bad_request
+from amlocal.emulator.http.errors import bad_request, mlflow_restarting
 from amlocal.emulator.jobs.fields import shown
 from amlocal.emulator.store.tables import jobs
 from amlocal.emulator.store.workspace import Workspace
@@ -84,12 +84,7 @@ def run_folder(services: Services, workspace: Workspace, run: str) -> Path:
     try:
         found = services.mlflow.ask(workspace.id, workspace.account, "runs/get", {"run_id": run})
     except MlflowUnavailable as error:
-        raise AzureError(
-            503,
-            "ServiceUnavailable",
-            "MLflow is being restarted. Repeat the request.",
-            headers={"Retry-After": "2"},
-        ) from error
+        raise mlflow_restarting() from error
     except MlflowError as error:
         raise bad_request(
             "InvalidModelUri",

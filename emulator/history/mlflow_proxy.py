@@ -12,10 +12,9 @@ from flask import Blueprint, Response, redirect, request
 
 from amlocal.emulator.history import mlflow_paths, mlflow_routes
 from amlocal.emulator.history.mlflow_client import ACCOUNT_HEADER, WORKSPACE_HEADER, SocketConnection
-from amlocal.emulator.http.errors import AzureError, bad_request, not_found
+from amlocal.emulator.http.errors import AzureError, bad_request, mlflow_restarting, not_found
 
 CHUNK = 64 * 1024
-RETRY_SECONDS = 2
 ORIGIN = "http://localhost"
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # v1.0: plain mlflow; v2.0: what azureml-mlflow makes of an azureml:// tracking URI (observed on the wire).
@@ -149,12 +148,7 @@ def _send(socket: Path, workspace: Workspace, route: str, prefix: str, body: byt
         raise AzureError(504, "GatewayTimeout", "MLflow did not answer in time.") from error
     except (OSError, http.client.HTTPException) as error:
         connection.close()
-        raise AzureError(
-            503,
-            "ServiceUnavailable",
-            "The MLflow process is not running; it is being restarted. Repeat the request.",
-            headers={"Retry-After": str(RETRY_SECONDS)},
-        ) from error
+        raise mlflow_restarting() from error
     except BaseException:
         connection.close()
         raise

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from amlocal.emulator.arm import model_paths
 from amlocal.emulator.history import mlflow_paths, mlflow_views, registered_models
 from amlocal.emulator.history.mlflow_client import MlflowError, MlflowUnavailable
-from amlocal.emulator.http.errors import AzureError, bad_request
+from amlocal.emulator.http.errors import AzureError, bad_request, mlflow_restarting
 from amlocal.emulator.store.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -97,12 +97,7 @@ def _logged_model(services: Services, workspace: Workspace, source: str, model_i
     try:
         found = services.mlflow.ask(workspace.id, workspace.account, f"logged-models/{model_id}", {})
     except MlflowUnavailable as error:
-        raise AzureError(
-            503,
-            "ServiceUnavailable",
-            "MLflow is being restarted. Repeat the request.",
-            headers={"Retry-After": "2"},
-        ) from error
+        raise mlflow_restarting() from error
     except MlflowError as error:
         raise _refused(source, f"workspace {workspace.name} has no logged model {model_id!r}") from error
     info: dict[str, Any] = found["model"]["info"]

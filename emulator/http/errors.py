@@ -66,3 +66,13 @@ def conflict(message: str, *, code: str = "Conflict", target: str | None = None)
 def not_there_yet(feature: str) -> AzureError:
     """501: a feature of Azure Machine Learning that amlocal does not have yet, named."""
     return AzureError(501, "NotImplemented", f"{feature} is not there yet in amlocal.")
+
+
+def mlflow_restarting() -> AzureError:
+    """503: the MLflow process is not there for the moment; the client may repeat the call."""
+    return AzureError(
+        503,
+        "ServiceUnavailable",
+        "The MLflow process is not running; it is being restarted. Repeat the request.",
+        headers={"Retry-After": "2"},
+    )

@@ -96,15 +96,15 @@ def test_endpoints_that_are_refused(ml_client: Any) -> None:
 
     with pytest.raises(HttpResponseError, match="red") as caught:
         ml_client.online_endpoints.begin_create_or_update(
-            ManagedOnlineEndpoint(name="by-token", auth_mode="aml_token", traffic={"red": 100})
+            ManagedOnlineEndpoint(name="refused-by-token", auth_mode="aml_token", traffic={"red": 100})
         ).result()
     assert (caught.value.status_code, caught.value.error.code) == (400, "InvalidTraffic")
     for read in (
-        lambda: ml_client.online_endpoints.get("by-token"),
-        lambda: ml_client.online_endpoints.get_keys("by-token"),
-        lambda: ml_client.online_endpoints.begin_regenerate_keys("by-token").result(),
+        lambda: ml_client.online_endpoints.get("refused-by-token"),
+        lambda: ml_client.online_endpoints.get_keys("refused-by-token"),
+        lambda: ml_client.online_endpoints.begin_regenerate_keys("refused-by-token").result(),
     ):
-        with pytest.raises(ResourceNotFoundError, match="by-token") as missing:
+        with pytest.raises(ResourceNotFoundError, match="refused-by-token") as missing:
             read()
         assert missing.value.error.code == "ResourceNotFound"
     with pytest.raises(HttpResponseError, match="not a valid name") as invalid:
