@@ -1,7 +1,7 @@
-"""`python forward_pass.py MODEL BATCH…`: the network alone, on input that lies ready.
+"""`python forward_pass.py MODEL ENGINE BATCH`: the network alone, on input that lies ready.
 
-Prints a JSON line: for each batch the median milliseconds of one forward pass, in plain PyTorch (fp32,
-eager) and as the deployment runs it.
+Prints the median milliseconds of one forward pass with an engine of a deployment; "eager" is plain PyTorch in
+fp32.
 """
 
 from __future__ import annotations
@@ -26,24 +26,23 @@ def milliseconds(work: Callable[[], object]) -> float:
     return statistics.median(found)
 
 
-def main(folder: Path, batches: list[int]) -> None:
+def main(folder: Path, engine: str, batch: int) -> None:
     import torch
     from safetensors.torch import load_model
 
     from amlocal.trainers.models.network import rebuild
+    from amlocal.trainers.serving.engines import ENGINES, Plan
 
     facts = json.loads((folder / "model.json").read_text())
     labels = json.loads((folder / "labels.json").read_text())
     network = rebuild(facts["task"], facts["model_name"], len(labels), 224, facts["facts"])
     load_model(network.module, folder / "model.safetensors")
-    module = network.module.eval()
+    plan = Plan(network.module.eval(), (3, 224, 224), torch.device("cpu"), torch.get_num_threads())
     with torch.inference_mode():
-        found = {}
-        for batch in batches:
-            images = torch.randn(batch, 3, 224, 224)
-            found[batch] = milliseconds(lambda images=images: module(images))
-    print(json.dumps(found))
+        forward = ENGINES[engine](plan)
+        images = torch.randn(batch, 3, 224, 224)
+        print(milliseconds(lambda: forward(images)))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(text) for text in sys.argv[2:]])
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
