@@ -86,6 +86,7 @@ def build_services(settings: Settings, run_dir: Path) -> Services:
         routes=run_dir / "routes.json",
         environments=JobEnvironments(store=store, folder=folder, settings=settings, python=sys.executable),
         trust_pickle=settings.trust_pickle,
+        base_url=settings.base_url,
     )
     return Services(
         settings=settings,

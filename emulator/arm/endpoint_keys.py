@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from amlocal.emulator.arm import documents
 from amlocal.emulator.arm.documents import Document
 from amlocal.emulator.arm.resource import Call, json_body
-from amlocal.emulator.endpoints.deployments import KEYS
+from amlocal.emulator.endpoints.deployment_records import KEYS
 from amlocal.emulator.endpoints.keys import EndpointKeys, generate_key
 from amlocal.emulator.http.errors import AzureError, bad_request, conflict
 
@@ -98,7 +98,7 @@ def regenerate(call: Call, document: Document) -> Response:
 def token(call: Call, document: Document) -> dict[str, Any]:
     """POST token: for an endpoint with authMode AMLToken; times are seconds since 1970."""
     _require_mode(document, "AMLToken")
-    access = call.services.auth.endpoint_token(call.workspace, document.name)
+    access = call.services.auth.endpoint_token(call.workspace, document.name, document.created_at)
     return {
         "accessToken": access.token,
         "expiryTimeUtc": access.expires,

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from amlocal.emulator.arm import documents
-from amlocal.emulator.endpoints.deployments import DEPLOYMENTS, ENDPOINTS
+from amlocal.emulator.endpoints.deployment_records import DEPLOYMENTS, ENDPOINTS
 from amlocal.emulator.http.errors import AzureError, bad_request, conflict
 
 MOST_MIRRORED = 50

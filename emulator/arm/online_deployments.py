@@ -8,12 +8,12 @@ from typing import Any
 from flask import Response, jsonify
 from sqlalchemy import Connection
 
-from amlocal.emulator.arm import deployment_request, documents, endpoint_traffic
+from amlocal.emulator.arm import deployment_request, documents, endpoint_identity, endpoint_traffic
 from amlocal.emulator.arm.documents import Document
 from amlocal.emulator.arm.online_endpoints import ONLINE_ENDPOINTS
 from amlocal.emulator.arm.resource import Call, Resource, find, json_body, properties_of
 from amlocal.emulator.endpoints import container_logs
-from amlocal.emulator.endpoints.deployments import DEPLOYMENTS
+from amlocal.emulator.endpoints.deployment_records import DEPLOYMENTS
 from amlocal.emulator.endpoints.versions import same_but_count
 from amlocal.emulator.http.errors import bad_request, conflict
 from amlocal.emulator.jobs.environments import merged
@@ -31,12 +31,13 @@ _LOGS = {
 
 def _prepare(call: Call, body: dict[str, Any], present: Document | None) -> dict[str, Any]:
     properties = dict(properties_of(body))
-    find(call.services, call.workspace, ONLINE_ENDPOINTS, call.name.partition("/")[0])
+    endpoint = find(call.services, call.workspace, ONLINE_ENDPOINTS, call.name.partition("/")[0])
     if present is not None:
         deployment_request.check_unchanged(present, properties)
         for name in ("instanceType", "endpointComputeType"):
             properties[name] = properties.get(name) or present.properties.get(name)
     settings = deployment_request.read(call, properties, body.get("sku"))
+    settings["identity"] = (endpoint.body.get("identity") or {}).get("type") != endpoint_identity.NONE
     versions = call.services.deployments.versions
     plan = versions.plan(call.workspace, settings)
     if plan is not None:

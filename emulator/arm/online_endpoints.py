@@ -12,7 +12,8 @@ from amlocal.compat import cloud
 from amlocal.emulator.arm import documents, endpoint_identity, endpoint_keys, endpoint_traffic
 from amlocal.emulator.arm.documents import Document
 from amlocal.emulator.arm.resource import Call, Resource, properties_of
-from amlocal.emulator.endpoints.deployments import DEPLOYMENTS, ENDPOINTS, KEYS, route_key
+from amlocal.emulator.endpoints.deployment_records import DEPLOYMENTS, ENDPOINTS, KEYS
+from amlocal.emulator.endpoints.deployments import route_key
 from amlocal.emulator.http.errors import AzureError, bad_request, conflict, not_there_yet
 
 # Azure: 3 to 32 characters, a letter first, single dashes between letters and digits.

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 
 from amlocal.compat import cloud
 from amlocal.emulator.arm import documents
-from amlocal.emulator.endpoints.deployments import DEPLOYMENTS
+from amlocal.emulator.endpoints.deployment_records import DEPLOYMENTS
 from amlocal.emulator.http.errors import AzureError, conflict
 from amlocal.emulator.jobs.inputs import containers
 from amlocal.emulator.jobs.states import TERMINAL

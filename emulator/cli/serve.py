@@ -27,7 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         help=f"HTTPS port (default {settings_module.DEFAULT_PORT}); scoring uses the next one",
     )
-    parser.add_argument("--auth", choices=["strict", "loose"], help="loose accepts any bearer token")
+    parser.add_argument(
+        "--auth",
+        choices=["strict", "loose"],
+        help="loose accepts any bearer token, and for scoring any text in a key's place; none stays refused",
+    )
     parser.add_argument("--weights-dir", metavar="DIR", help="folder with pretrained weights")
     parser.add_argument(
         "--allow-path",

@@ -65,6 +65,7 @@ class Supervisor:
                 "--cert", str(folder.tls / "server.pem"),
                 "--key", str(folder.tls / "server.key"),
                 "--public-key", str(secrets.public_key_file(folder)),
+                "--auth", settings.auth,
                 *(f"--audience={name}" for name in cloud.audiences(settings.base_url)),
             ],
             folder.logs / "router.log",

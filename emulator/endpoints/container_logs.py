@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -13,6 +13,7 @@ STORAGE_INITIALIZER = "storage-initializer.log"
 # Bytes of one file. When it has more, it becomes FILE.1 and begins anew.
 BOUND = 16 * 1024**2
 TAIL_BYTES = 1024 * 1024
+_CHUNK = 1024 * 1024
 MOST_LINES = 100_000
 
 _guard = threading.Lock()
@@ -29,9 +30,10 @@ def write(path: Path, *lines: str) -> None:
 
 
 def bound(path: Path, most: int = BOUND) -> bool:
-    """Begin a file of more than `most` bytes anew; whether that was so.
+    """Begin a file of more than `most` bytes anew, its end kept in FILE.1; whether that was so.
 
-    It is copied and emptied, not renamed: the processes that append to it keep it open.
+    It is copied and emptied, not renamed: the processes that append to it keep it open. Raises OSError when
+    nothing can be kept, for example on a full disk; then too the file is emptied.
     """
     with _guard:
         try:
@@ -40,14 +42,23 @@ def bound(path: Path, most: int = BOUND) -> bool:
         except FileNotFoundError:
             return False
         old = path.with_name(f"{path.name}.1")
-        with path.open("rb") as file:
-            file.seek(-most, os.SEEK_END)
-            staged = old.with_name(f".{old.name}")
-            with staged.open("wb") as copy:
+        staged = old.with_name(f".{old.name}")
+        try:
+            with path.open("rb") as file, staged.open("wb") as copy:
                 staged.chmod(0o600)
-                shutil.copyfileobj(file, copy)
-        staged.replace(old)
-        os.truncate(path, 0)
+                file.seek(-most, os.SEEK_END)
+                # No more than that: a process may be appending faster than this reads.
+                left = most
+                while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+                    copy.write(chunk)
+                    left -= len(chunk)
+            staged.replace(old)
+        except OSError:
+            with contextlib.suppress(OSError):
+                staged.unlink()
+            raise
+        finally:
+            os.truncate(path, 0)
         return True
 
 

@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Connection
-
 from amlocal.emulator import crash_points
 from amlocal.emulator.arm import documents
 from amlocal.emulator.arm.documents import Document
-from amlocal.emulator.endpoints import container_logs, counters
+from amlocal.emulator.endpoints import container_logs, counters, deployment_records
+from amlocal.emulator.endpoints.deployment_records import DEPLOYMENTS, ENDPOINTS, KEYS, SERVED
 from amlocal.emulator.endpoints.lanes import Lanes, Superseded
 from amlocal.emulator.endpoints.route_table import (
     DeploymentRoute,
@@ -40,11 +39,6 @@ from amlocal.emulator.store.workspaces import Workspaces
 
 log = logging.getLogger("amlocal.deployments")
 
-ENDPOINTS = "onlineEndpoints"
-DEPLOYMENTS = "onlineEndpoints/deployments"
-KEYS = "onlineEndpoints/keys"
-# The settings that a deployment served last: what goes on when an update fails.
-SERVED = "onlineEndpoints/served"
 _Key = tuple[str, str]
 # What can be wrong with a user's deployment; all else is a fault of amlocal's.
 _FAILURES = (ScorerError, AzureError, JobFailure, OSError, ValueError)
@@ -65,6 +59,7 @@ class Deployments:
         routes: Path,
         environments: JobEnvironments | None = None,
         trust_pickle: Literal["always", "never"] = "always",
+        base_url: str | None = None,
     ) -> None:
         self._store = store
         self._folder = folder
@@ -82,6 +77,7 @@ class Deployments:
             scorers=scorers,
             environments=environments,
             trust_pickle=trust_pickle,
+            base_url=base_url,
         )
 
     def start(self) -> None:
@@ -150,6 +146,7 @@ class Deployments:
             mode = str(endpoint.properties.get("authMode") or "Key")
             routes[route_key(workspace, endpoint.name)] = EndpointRoute(
                 auth_mode=mode,
+                created=endpoint.created_at,
                 # Keys are kept while an endpoint takes tokens, but open nothing.
                 key_hashes=hashes.get(endpoint.name, ()) if mode == "Key" else (),
                 traffic=_weights(endpoint, "traffic", below),
@@ -198,7 +195,7 @@ class Deployments:
                 if operation:  # or its client would poll for ever
                     self._operations.fail(operation, "InternalServerError", message)
                 if not superseded():
-                    self._set_failed(workspace, name, message)
+                    deployment_records.set_failed(self._store, workspace, name, message)
 
         self._lanes.submit(_key(workspace, name), guarded)
 
@@ -267,7 +264,7 @@ class Deployments:
             self._fail(workspace, name, settings, operation, error, serving=live is not None)
             return
         crash_points.reach("deployment.ready")
-        self._settle(workspace, name, settings)
+        deployment_records.settle(self._store, workspace, name, settings)
         crash_points.reach("deployment.settled")
         self.publish()
         crash_points.reach("deployment.published")
@@ -282,7 +279,8 @@ class Deployments:
         """Bring up a new version beside the present one; returns what ends the old one once it is unused."""
         version = self.versions.prepare(workspace, name, settings, superseded)
         try:
-            version.instances = self.versions.grow(workspace, name, version, int(settings["instances"]))
+            count = int(settings["instances"])
+            version.instances = self.versions.grow(workspace, name, version, count, count)
             self.versions.wait(version, version.instances, superseded)
         except BaseException:
             self.versions.drop(version.instances, version)
@@ -303,7 +301,8 @@ class Deployments:
     ) -> Callable[[], None]:
         """Change the number of instances; those that run and stay are not touched."""
         wanted = int(settings["instances"])
-        added = self.versions.grow(workspace, name, version, max(0, wanted - len(version.instances)))
+        missing = max(0, wanted - len(version.instances))
+        added = self.versions.grow(workspace, name, version, missing, wanted)
         try:
             self.versions.wait(version, [*version.instances[:wanted], *added], superseded)
         except BaseException:
@@ -331,7 +330,7 @@ class Deployments:
             self.versions.home(workspace, name) / container_logs.INFERENCE_SERVER,
             f"deployment {name} failed: {text.splitlines()[0] if text else type(error).__name__}",
         )
-        self._set_failed(workspace, name, text, settings)
+        deployment_records.set_failed(self._store, workspace, name, text, settings)
         self.publish()
         if operation:
             code = error.code if isinstance(error, AzureError) else "ResourceNotReady"
@@ -348,38 +347,6 @@ class Deployments:
             self.versions.retire(version.instances, version.settings, version)
         shutil.rmtree(self.versions.home(workspace, name), ignore_errors=True)
         self._operations.succeed(operation)
-
-    def _settle(self, workspace: Workspace, name: str, settings: Mapping[str, Any]) -> None:
-        def write(c: Connection) -> None:
-            _change(c, workspace, name, "Succeeded", None, settings)
-            if documents.get(c, workspace.id, DEPLOYMENTS, name) is not None:
-                documents.put(
-                    c, workspace.id, SERVED, name, "", {"properties": {}, "amlocal": dict(settings)}
-                )
-
-        self._store.write(write)
-
-    def _set_failed(
-        self, workspace: Workspace, name: str, error: str, settings: Mapping[str, Any] | None = None
-    ) -> None:
-        self._store.write(lambda c: _change(c, workspace, name, "Failed", error, settings))
-
-
-def _change(
-    c: Connection,
-    workspace: Workspace,
-    name: str,
-    state: str,
-    error: str | None,
-    settings: Mapping[str, Any] | None,
-) -> None:
-    """Store what became of a deployment, unless something else is wanted of it by now."""
-    present = documents.get(c, workspace.id, DEPLOYMENTS, name)
-    if present is None or (settings is not None and present.body["amlocal"] != settings):
-        return
-    properties = {**present.properties, "provisioningState": state}
-    body = {**present.body, "properties": properties, "error": error}
-    documents.put(c, workspace.id, DEPLOYMENTS, name, "", body)
 
 
 def _key(workspace: Workspace, name: str) -> _Key:

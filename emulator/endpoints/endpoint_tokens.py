@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from amlocal.compat.tokens import TokenIssuer, TokenVerifier
+from amlocal.compat.tokens import TokenError, TokenIssuer, TokenVerifier
 
 LIFETIME = 3600
 # The share of its life after which a client should ask for the next token.
 REFRESH_SHARE = 0.6
+# The claim that holds when the endpoint was created.
+_CREATED = "endpoint_created"
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,20 @@ def audience(workspace_id: str, endpoint: str) -> str:
     return f"amlocal:endpoint:{workspace_id.lower()}/{endpoint.lower()}"
 
 
-def issue(issuer: TokenIssuer, workspace_id: str, endpoint: str) -> AccessToken:
-    """A new token for the endpoint."""
+def issue(issuer: TokenIssuer, workspace_id: str, endpoint: str, created: str) -> AccessToken:
+    """A new token for the endpoint that was created then: not for a later one of the same name."""
     wanted = audience(workspace_id, endpoint)
-    token = issuer.issue(wanted, lifetime=LIFETIME)
+    token = issuer.issue(wanted, lifetime=LIFETIME, **{_CREATED: created})
     claims = issuer.verify(token, (wanted,))
     begin = int(claims["iat"])
     return AccessToken(token, int(claims["exp"]), begin + int(LIFETIME * REFRESH_SHARE))
 
 
-def verify(verifier: TokenVerifier, token: str, workspace_id: str, endpoint: str) -> Mapping[str, Any]:
+def verify(
+    verifier: TokenVerifier, token: str, workspace_id: str, endpoint: str, created: str
+) -> Mapping[str, Any]:
     """The claims of a token of this endpoint. Raises TokenError for any other, and for an expired one."""
-    return verifier.verify(token, (audience(workspace_id, endpoint),))
+    claims = verifier.verify(token, (audience(workspace_id, endpoint),))
+    if claims.get(_CREATED) != created:
+        raise TokenError("the token is of an endpoint of this name that has been deleted")
+    return claims

@@ -1,7 +1,7 @@
 """The route table: all that the router knows, in one file that the server replaces and the router reads.
 
-{"version": n, "endpoints": {"<workspace id>/<endpoint>": {"auth_mode", "key_hashes": [sha256 hex],
-"traffic": {deployment: percent}, "mirror": {deployment: percent}, "deployments": {name: {"instances":
+{"version": n, "endpoints": {"<workspace id>/<endpoint>": {"auth_mode", "created", "key_hashes": [sha256
+hex], "traffic": {deployment: percent}, "mirror": {deployment: percent}, "deployments": {name: {"instances":
 [{"socket"}], "request_timeout_ms", "max_concurrent", "max_queue_wait_ms", "state"}}}}}
 """
 
@@ -56,11 +56,12 @@ class DeploymentRoute:
 class EndpointRoute:
     """An endpoint: who may call it, and where its requests go.
 
-    `auth_mode`: "Key", "AMLToken" or "AADToken". `mirror`: the percentage of requests of which a deployment
-    gets a copy.
+    `auth_mode`: "Key", "AMLToken" or "AADToken". `created`: when it was created, which tells it from another
+    endpoint that had its name before. `mirror`: the percentage of requests of which a deployment gets a copy.
     """
 
     auth_mode: str = "Key"
+    created: str = ""
     key_hashes: tuple[str, ...] = ()
     traffic: Mapping[str, int] = field(default_factory=dict)
     mirror: Mapping[str, int] = field(default_factory=dict)
@@ -137,6 +138,7 @@ def _endpoint(raw: Any, key: str) -> EndpointRoute:
     deployments = _mapping(value.get("deployments", {}), f"{key}: deployments")
     return EndpointRoute(
         auth_mode=_text(value, "auth_mode", "Key", key),
+        created=_text(value, "created", "", key),
         key_hashes=tuple(str(item) for item in value.get("key_hashes", ())),
         traffic=_weights(value, "traffic", key),
         mirror=_weights(value, "mirror", key),

@@ -1,7 +1,7 @@
 """The scoring plane, a process of its own: HTTPS on loopback, from an endpoint's URI to a scorer process.
 
 `python -m amlocal.emulator.endpoints.router --routes FILE --port P --cert F --key F --public-key F
---audience A`
+--audience A [--auth loose]`
 
 It knows only the route table, reads it again when it changes, and may be killed and started at any time.
 """
@@ -27,6 +27,8 @@ from amlocal.emulator.secrets import TOKEN_ISSUER
 
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 512
+# How long a client may take to read the end of its answer and to close, once the router is to end.
+FAREWELL_SECONDS = 2.0
 # A request's line and headers together, in bytes.
 MAX_HEAD = 64 * 1024
 
@@ -34,10 +36,28 @@ log = logging.getLogger("amlocal.router")
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, with a limit to what a client may send before its headers end."""
+    """uvicorn's, with a limit to what a client may send before its headers end, and to its farewell.
+
+    A TLS connection is closed when both sides have said so. Clients keep connections for later requests and
+    do not look at them meanwhile: asyncio would wait 30 s for each, and the router could not end.
+    """
 
     _head = 0
     _in_head = True
+    _ending = False
+
+    def shutdown(self) -> None:
+        self._ending = True
+        super().shutdown()
+        self._part()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._part()
+
+    def _part(self) -> None:
+        if self._ending and self.transport.is_closing():
+            self.loop.call_later(FAREWELL_SECONDS, self.transport.abort)
 
     def on_message_begin(self) -> None:
         self._head, self._in_head = 0, True
@@ -76,6 +96,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--audience", action="append", default=[], help="one of users' tokens; may be repeated"
     )
+    parser.add_argument(
+        "--auth", choices=["strict", "loose"], default="strict", help="loose accepts any bearer"
+    )
     parser.add_argument("--max-body", type=int, default=DEFAULT_MAX_BODY, help="bytes")
     parser.add_argument("--seed", type=int, help="makes the choice between deployments repeatable")
     options = parser.parse_args(argv)
@@ -86,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     port = listener.getsockname()[1]
     router = Router(
         options.routes,
-        Credentials(verifier, options.audience),
+        Credentials(verifier, options.audience, loose=options.auth == "loose"),
         port=port,
         max_body=options.max_body,
         rng=random.Random(options.seed),

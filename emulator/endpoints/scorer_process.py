@@ -29,6 +29,8 @@ FORGIVEN_AFTER = 60.0
 # So many deaths in a row without ever being ready mean that it cannot load its model.
 HOPELESS_AFTER = 3
 PROBE_TIMEOUT = 5.0
+# The most seconds between two looks at the size of a log: probes may be days apart.
+LOG_LOOK = 1.0
 _MOST_ANSWER = 64 * 1024
 
 
@@ -145,7 +147,7 @@ class ScorerProcess:
         config = self.config
         ended = threading.Event()
         try:
-            container_logs.bound(config.log)
+            self._bound_log()
             with self._guard:
                 if self._stopping.is_set():
                     return None
@@ -176,7 +178,8 @@ class ScorerProcess:
 
     def _observe(self, process: subprocess.Popen[bytes], watch: Watch, ended: threading.Event) -> None:
         """Probe one process until its end."""
-        while not ended.wait(max(0.0, watch.due - self._clock())):
+        while not ended.wait(min(LOG_LOOK, max(0.0, watch.due - self._clock()))):
+            self._bound_log()
             told = watch.tick(self._clock())
             if ended.is_set() or self._stopping.is_set():
                 return
@@ -194,7 +197,6 @@ class ScorerProcess:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 return
-            container_logs.bound(self.config.log)
 
     def _alive(self, timeout: float) -> Answer:
         answer = ask(self.path, "/", timeout)
@@ -205,6 +207,11 @@ class ScorerProcess:
         if answer is not None and answer[0] == 500:
             return "broken"
         return "ok" if answer is not None and answer[0] == 200 else "failing"
+
+    def _bound_log(self) -> None:
+        # As with `_log`; the file is emptied all the same.
+        with contextlib.suppress(OSError):
+            container_logs.bound(self.config.log, self.config.log_bound)
 
     def _log(self, line: str) -> None:
         # The log is for the user; a full disk must not end the thread that keeps the scorer alive.

@@ -38,7 +38,7 @@ class ScorerConfig:
     `env` is added to `base_env`, which is the process's whole environment. `max_body` is in bytes.
     `python` is the interpreter of the deployment's environment. `azureml_model_dir` is what AZUREML_MODEL_DIR
     names, by default `model_dir`; `endpoint` and `deployment` are names. With `trust_pickle` "never" the
-    scorer loads no model that is pickled.
+    scorer loads no model that is pickled. Of the log the last `log_bound` to twice as many bytes are kept.
     """
 
     kind: Literal["mlflow", "script"]
@@ -57,6 +57,7 @@ class ScorerConfig:
     python: str = sys.executable
     liveness: ProbeSettings = field(default_factory=ProbeSettings)
     readiness: ProbeSettings = field(default_factory=ProbeSettings)
+    log_bound: int = container_logs.BOUND
 
     def to_json(self, socket_path: Path) -> dict[str, Any]:
         """The file that `emulator/host/scorer.py` reads."""
@@ -87,7 +88,7 @@ class ScorerSupervisor:
         self,
         run_dir: Path,
         *,
-        backoff: Callable[[int], float] = lambda deaths: min(30.0, 0.5 * 2**deaths),
+        backoff: Callable[[int], float] = lambda deaths: min(30.0, 0.25 * 2**deaths),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`backoff` gives the seconds to wait after so many deaths in a row."""

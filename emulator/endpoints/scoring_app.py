@@ -24,6 +24,7 @@ from starlette.routing import Route
 from amlocal.emulator.endpoints import prometheus
 from amlocal.emulator.endpoints.answers import (
     DEPLOYMENT_HEADER,
+    Passed,
     died,
     model_status,
     pass_on,
@@ -52,7 +53,7 @@ CLIENT_GONE = 499
 # What concerns one connection only, is the router's own to say, or must not reach a user's code (the key).
 _NOT_PASSED_ON = frozenset(
     b"authorization connection content-length cookie expect host keep-alive proxy-authorization "
-    b"proxy-connection te trailer transfer-encoding upgrade x-request-id".split()
+    b"proxy-connection te trailer transfer-encoding upgrade x-forwarded-prefix x-request-id".split()
 )
 
 log = logging.getLogger("amlocal.router")
@@ -194,8 +195,10 @@ class Router:
 
     def _finish(self, call: _Call, name: str, answer: ScorerAnswer) -> Response:
         if call.path == b"/swagger.json" and answer.status == 404:
-            text = f"Deployment {name!r} has no swagger.json."
-            raise AzureError(404, "SwaggerNotFound", text, headers={DEPLOYMENT_HEADER: name})
+            # The scorer's own words: it names the versions that there are.
+            response = Passed(404, answer)
+            response.headers[DEPLOYMENT_HEADER] = name
+            return response
         call.model_status = model_status(answer)
         return pass_on(answer, name)
 
@@ -228,7 +231,9 @@ class _Call:
         self.path = b"/" + request.url.path.rpartition("/")[2].encode()
         self.deployment = NO_DEPLOYMENT
         self.model_status = 0
-        self.body_read = False
+        # A request without one leaves nothing to be read before its connection can be used again.
+        sent = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+        self.body_read = not sent
         self.counted = False
 
     @property
@@ -240,6 +245,8 @@ class _Call:
         query = self.request.scope["query_string"]
         headers = [pair for pair in self.request.headers.raw if pair[0] not in _NOT_PASSED_ON]
         headers.append((b"x-request-id", self.identifier.encode()))
+        # Where the document that a scorer writes of itself has to send its readers.
+        headers.append((b"x-forwarded-prefix", f"/{self.key}".encode()))
         method = "POST" if self.request.method == "POST" else "GET"
         return ScorerRequest(method, self.path + (b"?" + query if query else b""), headers, body)
 

@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +16,11 @@ import yaml
 
 from amlocal.emulator.arm import codes
 from amlocal.emulator.arm.environments import Definition
-from amlocal.emulator.endpoints import container_logs, version_files
+from amlocal.emulator.endpoints import container_logs, scorer_environment, version_files
 from amlocal.emulator.endpoints.probes import ProbeSettings
 from amlocal.emulator.endpoints.scorers import ScorerConfig, ScorerSupervisor
 from amlocal.emulator.jobs import environment_pins
+from amlocal.emulator.jobs.engines import capacity
 from amlocal.emulator.jobs.environments import JobEnvironments, Plan
 from amlocal.emulator.jobs.inputs import Resolver
 from amlocal.emulator.processes import clean_environment
@@ -68,12 +69,15 @@ class Versions:
         scorers: ScorerSupervisor,
         environments: JobEnvironments | None,
         trust_pickle: Literal["always", "never"],
+        base_url: str | None = None,
     ) -> None:
+        """`base_url`: where scripts find the server; None gives them no identity."""
         self._folder = folder
         self._resolver = resolver
         self._scorers = scorers
         self._environments = environments
         self._trust_pickle = trust_pickle
+        self._base_url = base_url
         self._generations = itertools.count(1)
 
     def home(self, workspace: Workspace, name: str) -> Path:
@@ -115,12 +119,24 @@ class Versions:
             raise
         return Version(settings, folder, config)
 
-    def grow(self, workspace: Workspace, name: str, version: Version, count: int) -> list[Instance]:
-        """Start `count` instances, which are not among the version's yet."""
+    def grow(
+        self, workspace: Workspace, name: str, version: Version, count: int, wanted: int
+    ) -> list[Instance]:
+        """Start `count` instances, which are not among the version's yet, of `wanted` in all.
+
+        They share the processors; those that run already keep what they have.
+        """
+        config = version.config
+        share = scorer_environment.threads(capacity.cpus(), wanted, config.env, config.base_env)
+        config = replace(config, base_env={**config.base_env, **share})
+        if share and count:
+            log = self.home(workspace, name) / container_logs.STORAGE_INITIALIZER
+            told = f"each of {wanted} instances computes in {share[scorer_environment.THREADS[0]]} thread(s)"
+            container_logs.write(log, f"{told}: the host has {capacity.cpus()} processors")
         added = []
         for _ in range(count):
             key = f"{workspace.id}/{name}#{next(self._generations)}"
-            added.append(Instance(key, self._scorers.start(key, version.config)))
+            added.append(Instance(key, self._scorers.start(key, config)))
         return added
 
     def wait(self, version: Version, instances: list[Instance], given_up: Callable[[], bool]) -> None:
@@ -184,6 +200,8 @@ class Versions:
             copied = version_files.copy_code(source, code)
             container_logs.write(log, f"code is copied from {source} ({copied})")
         base = {"GOMP_SPINCOUNT": "1000", **clean_environment()}
+        if self._base_url is not None and settings.get("identity", True):
+            base.update(scorer_environment.identity(self._folder, self._base_url, workspace, base))
         more: dict[str, Any] = {}
         plan = self.plan(workspace, settings)
         if plan is not None and self._environments is not None:

@@ -38,6 +38,7 @@ BOX = {
         "label": {"type": "string"},
         "score": {"type": "number"},
         "polygon": {"type": "array", "items": NUMBERS},
+        "mask": {"type": "string", "format": "byte"},
     },
 }
 # What the columns of image models hold; their signature calls all of them strings.

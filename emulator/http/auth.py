@@ -79,9 +79,11 @@ class Authenticator:
         """A token that opens the tracking plane of one workspace, for the process of one run."""
         return self._issuer.issue(self._job_audience, lifetime=JOB_LIFETIME, wsid=workspace.id, run=run_id)
 
-    def endpoint_token(self, workspace: Workspace, endpoint: str) -> endpoint_tokens.AccessToken:
-        """A token that opens one endpoint with authMode AMLToken and nothing else."""
-        return endpoint_tokens.issue(self._issuer, workspace.id, endpoint)
+    def endpoint_token(
+        self, workspace: Workspace, endpoint: str, created: str
+    ) -> endpoint_tokens.AccessToken:
+        """A token that opens one endpoint with authMode AMLToken, created then, and nothing else."""
+        return endpoint_tokens.issue(self._issuer, workspace.id, endpoint, created)
 
     def view_token(self, workspace: Workspace) -> str:
         """A token for a browser: it opens the studio pages and the MLflow UI of one workspace.

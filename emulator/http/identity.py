@@ -35,9 +35,9 @@ def create_blueprint(services: Services) -> Blueprint:
 
     @blueprint.get("/msi/token")
     def managed_identity() -> Response:
-        token = services.auth.managed_identity_token(
-            request.args.get("resource", ""), request.headers.get("X-IDENTITY-HEADER")
-        )
+        # The second is what scripts of online deployments send with MSI_SECRET.
+        secret = request.headers.get("X-IDENTITY-HEADER") or request.headers.get("secret")
+        token = services.auth.managed_identity_token(request.args.get("resource", ""), secret)
         response = jsonify(token)
         response.headers["Cache-Control"] = "no-store"
         return response

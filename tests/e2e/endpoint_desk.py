@@ -1,32 +1,37 @@
-"""What the tests of endpoints share: models by hand, endpoints, deployments, traffic, plain calls."""
+"""What the tests of endpoints share: scripts, endpoints, deployments, traffic, plain calls."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-MLMODEL = "flavors:\n  python_function:\n    loader_module: {module}\n    code: code\n"
-CODE = """
-class Fixed:
-    def predict(self, frame, params=None):
-        return [{answer!r}] * len(frame)
+SCORE = """
+import json, os
 
 
-def _load_pyfunc(path):
-    return Fixed()
+def init():
+    pass
+
+
+def run(raw):
+    return [os.environ["ANSWER"]] * len(json.loads(raw)["input_data"]["data"])
 """
 BODY = {"input_data": {"columns": ["x"], "index": [0], "data": [[1]]}}
 
 
-def register(ml_client: Any, folder: Path, name: str, answer: str) -> Any:
-    """An MLflow model, written by hand, whose every row is answered with `answer`."""
-    from azure.ai.ml.entities import Model
+def scripted(folder: Path, answer: str) -> dict[str, Any]:
+    """What a deployment needs to answer every row with `answer`, by a script.
 
-    module = f"fixed_{name.replace('-', '_')}"
-    (folder / "code").mkdir(parents=True)
-    (folder / "MLmodel").write_text(MLMODEL.format(module=module))
-    (folder / "code" / f"{module}.py").write_text(CODE.format(answer=answer))
-    return ml_client.models.create_or_update(Model(name=name, path=str(folder), type="mlflow_model"))
+    Its scorer starts in a tenth of a second, one of MLflow in some: for tests that are not about models.
+    """
+    from azure.ai.ml.entities import CodeConfiguration
+
+    folder.mkdir(exist_ok=True)
+    (folder / "score.py").write_text(SCORE)
+    return {
+        "code_configuration": CodeConfiguration(code=str(folder), scoring_script="score.py"),
+        "environment_variables": {"ANSWER": answer},
+    }
 
 
 def endpoint(ml_client: Any, name: str, **more: Any) -> Any:
@@ -38,7 +43,7 @@ def endpoint(ml_client: Any, name: str, **more: Any) -> Any:
     ).result()
 
 
-def deployment(endpoint_name: str, name: str, model: str, **more: Any) -> Any:
+def deployment(endpoint_name: str, name: str, model: str | None = None, **more: Any) -> Any:
     """A deployment, not submitted yet."""
     from azure.ai.ml.entities import ManagedOnlineDeployment
 

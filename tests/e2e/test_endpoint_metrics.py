@@ -6,42 +6,17 @@ from typing import Any
 
 import pytest
 import requests
-from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint, Model
 from conftest import wait_for
-
-MLMODEL = "flavors:\n  python_function:\n    loader_module: echo_model\n    code: code\n"
-CODE = """
-class Echo:
-    def predict(self, frame, params=None):
-        return [len(frame)]
-
-
-def _load_pyfunc(path):
-    return Echo()
-"""
-BODY = {"input_data": {"columns": ["x"], "index": [0], "data": [[1]]}}
+from endpoint_desk import BODY, deployment, scripted
+from endpoint_desk import endpoint as make_endpoint
 
 
 @pytest.fixture(scope="module")
 def endpoint(ml_client: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """An endpoint that has answered four requests: 200, 200, 401 and 404."""
-    folder = tmp_path_factory.mktemp("echo")
-    (folder / "code").mkdir()
-    (folder / "MLmodel").write_text(MLMODEL)
-    (folder / "code" / "echo_model.py").write_text(CODE)
-    model = ml_client.models.create_or_update(Model(name="echo", path=str(folder), type="mlflow_model"))
-    ml_client.online_endpoints.begin_create_or_update(
-        ManagedOnlineEndpoint(name="metered", auth_mode="key")
-    ).result()
-    ml_client.online_deployments.begin_create_or_update(
-        ManagedOnlineDeployment(
-            name="blue",
-            endpoint_name="metered",
-            model=model.id,
-            instance_type="Standard_DS3_v2",
-            instance_count=1,
-        )
-    ).result()
+    make_endpoint(ml_client, "metered")
+    made = deployment("metered", "blue", **scripted(tmp_path_factory.mktemp("echo"), "x"))
+    ml_client.online_deployments.begin_create_or_update(made).result()
     found = ml_client.online_endpoints.get("metered")
     key = ml_client.online_endpoints.get_keys("metered").primary_key
     for name, bearer, status in (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint_desk import deployment, endpoint, register
+from endpoint_desk import deployment, endpoint, score, scripted
 
 USER_IDENTITY = (
     "/subscriptions/1f3a52c7-60c5-4b3e-9d9d-0c2b7a9c1e11/resourceGroups/team/providers"
@@ -78,6 +78,27 @@ def test_each_auth_mode_has_its_credentials(server: Any, ml_client: Any) -> None
         assert (code, answer["error"]["code"]) == (400, "AuthModeMismatch")
     assert "https://ml.azure.com" in answer["error"]["message"]
     assert put(server, "by-nothing", {"authMode": "None"})[1]["error"]["code"] == "InvalidAuthMode"
+
+
+def test_a_token_ends_with_its_endpoint(ml_client: Any) -> None:
+    def status(token: str) -> int:
+        uri = ml_client.online_endpoints.get("made-again").scoring_uri
+        return int(score(uri, token).status_code)
+
+    tokens = []
+    for _ in range(2):
+        endpoint(ml_client, "made-again", auth_mode="aml_token")
+        tokens.append(ml_client.online_endpoints.get_keys("made-again").access_token)
+        # 404: let in, and there is no deployment.
+        assert status(tokens[-1]) == 404
+        ml_client.online_endpoints.begin_delete("made-again").result()
+    endpoint(ml_client, "made-again", auth_mode="aml_token")
+    assert [status(token) for token in tokens] == [401, 401]
+    found = ml_client.online_endpoints.get("made-again")
+    found.tags = {"updated": "yes"}
+    token = ml_client.online_endpoints.get_keys("made-again").access_token
+    ml_client.online_endpoints.begin_create_or_update(found).result()
+    assert status(token) == 404
 
 
 def test_the_auth_mode_of_an_endpoint_can_be_changed(server: Any, ml_client: Any) -> None:
@@ -279,10 +300,10 @@ def test_endpoint_files(
 def test_an_endpoint_goes_with_all_below_it(server: Any, ml_client: Any, tmp_path: Path) -> None:
     from azure.core.exceptions import ResourceNotFoundError
 
-    model = register(ml_client, tmp_path / "model", "goes-too", "x")
+    script = scripted(tmp_path / "code", "x")
     endpoint(ml_client, "going")
     # Not awaited: the deployment is there from its submission on.
-    ml_client.online_deployments.begin_create_or_update(deployment("going", "blue", model.id))
+    ml_client.online_deployments.begin_create_or_update(deployment("going", "blue", **script))
     ml_client.online_endpoints.begin_delete("going").result()
     with pytest.raises(ResourceNotFoundError):
         ml_client.online_endpoints.get("going")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint_desk import deployment, endpoint, register, route
+from endpoint_desk import deployment, endpoint, route, scripted
 
 NAME = "ruled"
 PATH = f"onlineEndpoints/{NAME}?api-version=2024-10-01"
@@ -15,10 +15,10 @@ PATH = f"onlineEndpoints/{NAME}?api-version=2024-10-01"
 @pytest.fixture(scope="module")
 def ruled(ml_client: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     """An endpoint with deployments blue and green, not awaited: rules look at what was submitted."""
-    model = register(ml_client, tmp_path_factory.mktemp("ruled") / "model", "ruled", "x")
+    script = scripted(tmp_path_factory.mktemp("ruled"), "x")
     endpoint(ml_client, NAME)
     for name in ("blue", "green"):
-        ml_client.online_deployments.begin_create_or_update(deployment(NAME, name, model.id))
+        ml_client.online_deployments.begin_create_or_update(deployment(NAME, name, **script))
     return NAME
 
 

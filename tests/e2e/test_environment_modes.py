@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_for
-from environment_desk import IMAGE, log_of, put
+from environment_desk import IMAGE, configure, log_of, own_wheel, put
 
 PROGRAM = """
 import json, os, sys, time
@@ -50,33 +50,6 @@ def run(server: Any, made: dict[str, Any]) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-3000:] + server.logs()
     answers: dict[str, Any] = json.loads(done.stdout.partition("ANSWERS")[2])
     return answers
-
-
-def configure(server: Any, **settings: Any) -> None:
-    server.root.mkdir(exist_ok=True)
-    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items() if not isinstance(value, dict)]
-    tables = [
-        f"[environments.{key}]\n"
-        + "\n".join(f'"{name}" = {json.dumps(text)}' for name, text in value.items())
-        for key, value in settings.items()
-        if isinstance(value, dict)
-    ]
-    (server.root / "config.toml").write_text("\n".join(["[environments]", *lines, *tables]) + "\n")
-
-
-def own_wheel(folder: Path) -> None:
-    """A package of one module, as pip itself makes wheels."""
-    import zipfile
-
-    folder.mkdir()
-    about = "tinything-1.0.dist-info"
-    with zipfile.ZipFile(folder / "tinything-1.0-py3-none-any.whl", "w") as file:
-        file.writestr("tinything.py", "VERSION = '1.0'\n")
-        file.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: tinything\nVersion: 1.0\n")
-        file.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        file.writestr(
-            f"{about}/RECORD", f"tinything.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n"
-        )
 
 
 def test_strict_and_interpreters(new_server: Callable[[], Any], tmp_path: Path) -> None:

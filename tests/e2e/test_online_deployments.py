@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from conftest import wait_for
 
+from amlocal.emulator.jobs.engines import capacity
+
 SCORE = """
 import json, os, sys, time
 def init():
@@ -32,7 +34,7 @@ def run(raw):
         os._exit(3)
     time.sleep(json.loads(raw).get("sleep", 0))
     return {"version": os.environ.get("VERSION"), "pid": os.getpid(), "words": words,
-            "python": sys.executable, "cwd": os.getcwd()}
+            "python": sys.executable, "cwd": os.getcwd(), "threads": os.environ.get("OMP_NUM_THREADS")}
 """
 ENDPOINT = "scripted"
 
@@ -88,11 +90,11 @@ class Desk:
         )
         return answer.status_code, answer.json() if answer.ok else answer.text
 
-    def pids(self, name: str = "blue") -> set[int]:
-        """The processes that answer two requests at the same time."""
+    def pids(self, name: str = "blue") -> dict[int, str | None]:
+        """The processes that answer two requests at the same time, and OMP_NUM_THREADS of each."""
         with ThreadPoolExecutor(2) as pool:
             answers = list(pool.map(lambda _: self.ask(name, sleep=0.3), range(2)))
-        return {answer["pid"] for status, answer in answers if status == 200}
+        return {answer["pid"]: answer["threads"] for status, answer in answers if status == 200}
 
     def logs(self, name: str = "blue", **more: Any) -> str:
         return str(self.client.online_deployments.get_logs(name, ENDPOINT, lines=200, **more))
@@ -138,9 +140,12 @@ def test_the_count_changes_and_what_runs_goes_on(desk: Desk) -> None:
     assert desk.deploy("scaled", instance_count=2).instance_count == 2
     both = wait_for(lambda: len(found := desk.pids("scaled")) == 2 and found, 20, "two instances")
     assert first in both
+    (gone,) = both.keys() - {first}
+    # Two share the processors; the first keeps running as it is.
+    alone = os.environ.get("OMP_NUM_THREADS")
+    assert both == {first: alone, gone: alone or str(max(1, capacity.cpus() // 2))}
     desk.deploy("scaled", instance_count=1)
-    assert desk.pids("scaled") == {first}
-    (gone,) = both - {first}
+    assert desk.pids("scaled").keys() == {first}
     wait_for(lambda: not Path(f"/proc/{gone}").exists(), 20, "the end of the second instance")
 
 

@@ -45,10 +45,13 @@ def deployment(model: str, **more: Any) -> Any:
     return ManagedOnlineDeployment(model=model, **{**values, **more})
 
 
-def test_an_endpoint_and_its_deployment(ml_client: Any, model: Any, tmp_path: Path) -> None:
+def test_an_endpoint_and_its_deployment(
+    ml_client: Any, model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from azure.ai.ml.entities import ManagedOnlineEndpoint
     from azure.ai.ml.exceptions import ValidationException
     from azure.core.exceptions import ResourceNotFoundError
+    from azure.core.pipeline.transport import HttpTransport
 
     ml_client.online_endpoints.begin_create_or_update(
         ManagedOnlineEndpoint(name="counts", auth_mode="key", tags={"a": "b"})
@@ -56,7 +59,13 @@ def test_an_endpoint_and_its_deployment(ml_client: Any, model: Any, tmp_path: Pa
     assert ml_client.online_endpoints.get("counts").tags == {"a": "b"}
     assert "counts" in [e.name for e in ml_client.online_endpoints.list()]
     assert list(ml_client.online_deployments.list("counts")) == []
-    ml_client.online_deployments.begin_create_or_update(deployment(model.id)).result()
+    with monkeypatch.context() as patch:
+        waits: list[float] = []
+        sleep = HttpTransport.sleep
+        patch.setattr(HttpTransport, "sleep", lambda self, s: (waits.append(s), sleep(self, s)))
+        ml_client.online_deployments.begin_create_or_update(deployment(model.id)).result()
+    # MLflow takes seconds to load a model; the SDK asks five times in each.
+    assert waits and set(waits) == {0.2}
     assert [d.name for d in ml_client.online_deployments.list("counts")] == ["blue"]
     assert ml_client.online_deployments.get("blue", "counts").model == model.id
 

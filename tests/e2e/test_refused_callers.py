@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoint_desk import BODY, deployment, endpoint, register, route
+from conftest import wait_for
+from endpoint_desk import BODY, deployment, endpoint, route, scripted
 
 from amlocal.compat.tokens import TokenIssuer
 from amlocal.emulator.endpoints import endpoint_tokens
@@ -24,27 +25,30 @@ MODES = {"guarded": "key", "tokened": "aml_token", "signed-in": "aad_token"}
 class Room:
     """The endpoints of the matrix, their addresses, and all credentials by name."""
 
+    session: Any
     planes: Mapping[str, tuple[str, str]]
     own: Mapping[str, str]
     credentials: Mapping[str, str] = field(repr=False)
 
 
 @pytest.fixture(scope="module")
-def room(server: Any, ml_client: Any, tmp_path_factory: pytest.TempPathFactory) -> Room:
+def room(server: Any, ml_client: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+    import jwt
+    import requests
     from azure.ai.ml import MLClient
     from azure.identity import DefaultAzureCredential
 
     added = server.command("workspace", "add", "/".join(OTHER), "--data-dir", str(server.root))
     assert added.returncode == 0, added.stderr
     other = MLClient(DefaultAzureCredential(), *OTHER)
-    model = register(ml_client, tmp_path_factory.mktemp("refused") / "model", "for-refused", "x")
+    script = scripted(tmp_path_factory.mktemp("refused"), "x")
     for name, mode in MODES.items():
         endpoint(ml_client, name, auth_mode=mode)
         endpoint(ml_client, f"{name}-2", auth_mode=mode)
         endpoint(other, name, auth_mode=mode)
-    # The three at once: a scorer takes seconds to start.
+    # The three at once: each is polled for until it is ready.
     pollers = [
-        ml_client.online_deployments.begin_create_or_update(deployment(name, "blue", model.id))
+        ml_client.online_deployments.begin_create_or_update(deployment(name, "blue", **script))
         for name in MODES
     ]
     for poller in pollers:
@@ -76,6 +80,11 @@ def room(server: Any, ml_client: Any, tmp_path_factory: pytest.TempPathFactory) 
     identity = router[3].partition("/")[0]
     keys, foreign = ml_client.online_endpoints.get_keys, other.online_endpoints.get_keys
     own_token = keys("tokened").access_token
+    created = jwt.decode(own_token, options={"verify_signature": False})["endpoint_created"]
+
+    def token(issuer: TokenIssuer) -> str:
+        return f"Bearer {endpoint_tokens.issue(issuer, identity, 'tokened', created).token}"
+
     credentials = {
         "none": "",
         "garbage": "Bearer garbage",
@@ -89,20 +98,25 @@ def room(server: Any, ml_client: Any, tmp_path_factory: pytest.TempPathFactory) 
         "token-of-another": f"Bearer {keys('tokened-2').access_token}",
         "key-of-another-workspace": f"Bearer {foreign('guarded').primary_key}",
         "token-of-another-workspace": f"Bearer {foreign('tokened').access_token}",
-        "expired-token": f"Bearer {endpoint_tokens.issue(past, identity, 'tokened').token}",
+        "expired-token": token(past),
         "expired-user": f"Bearer {past.issue(audience, lifetime=3600)}",
         "job": f"Bearer {now.issue(f'{base}/jobs', wsid=identity, run='x')}",
         "job-of-another-workspace": f"Bearer {now.issue(f'{base}/jobs', wsid='x', run='x')}",
-        "forged-token": f"Bearer {endpoint_tokens.issue(forged, identity, 'tokened').token}",
+        "forged-token": token(forged),
         "forged-user": f"Bearer {forged.issue(audience)}",
         "other-audience": f"Bearer {now.issue('https://graph.microsoft.com')}",
     }
     # The test signs its own expired tokens: signed so but in time, they must open the endpoint.
-    credentials["signed-here"] = f"Bearer {endpoint_tokens.issue(now, identity, 'tokened').token}"
+    credentials["signed-here"] = token(now)
     own = dict.fromkeys(planes, "user")
     for kind in ("score", "swagger"):
         own |= {f"{kind}-guarded": "own-key", f"{kind}-tokened": "own-token"}
-    return Room(planes, own, credentials)
+    # One connection to each plane: some 400 requests are sent.
+    with requests.Session() as session:
+        found = Room(session, planes, own, credentials)
+        # The last part of a server that is just starting.
+        wait_for(lambda: ask(found, "mlflow", credentials["user"]).status_code != 503, 60, "MLflow")
+        yield found
 
 
 # Where a credential is right; everywhere else it must be refused.
@@ -118,14 +132,15 @@ PLANES = (
 
 
 def ask(room: Room, plane: str, credential: str) -> Any:
-    import requests
-
     method, url = room.planes[plane]
     body = BODY if plane.startswith("score") else {"runId": "nothing"}
     headers = {"x-ms-version": "2024-11-04"}
     if credential:
         headers["Authorization"] = credential
-    return requests.request(method, url, json=body if method == "POST" else None, headers=headers, timeout=60)
+    room.session.cookies.clear()
+    return room.session.request(
+        method, url, json=body if method == "POST" else None, headers=headers, timeout=60
+    )
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -161,14 +176,13 @@ def refused_with(plane: str, credential: str) -> str:
 
 
 def test_the_studio_opens_by_its_own_links_only(server: Any, room: Room, ml_client: Any) -> None:
-    import requests
-
     wsid = server.workspace_path
     for name, credential in room.credentials.items():
         headers = {"Authorization": credential} if credential else {}
         for token in ("", "&t=garbage", "&t=1.x", f"&t={room.credentials['user'].removeprefix('Bearer ')}"):
             url = f"{server.base_url}/studio/runs/none?wsid={wsid}{token}"
-            answer = requests.get(url, headers=headers, timeout=60)
+            room.session.cookies.clear()
+            answer = room.session.get(url, headers=headers, timeout=60)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "InvalidStudioLink"), name
 
 

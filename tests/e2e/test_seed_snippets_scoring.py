@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import time
+import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,17 @@ def test_the_forms_of_a_request_agree(
     assert len(invoke(ml_client, deployment, tmp_path, [[broken], [whole], [broken]])) == 3
 
 
+def test_what_is_no_image_is_told_by_row(
+    ml_client: Any, deployment: Any, sample_image: str, tmp_path: Path
+) -> None:
+    from azure.core.exceptions import HttpResponseError
+
+    whole = base64.b64encode(read_image(sample_image)).decode("utf-8")
+    for cell in ("@@@", base64.b64encode(b"no image").decode(), whole[: len(whole) // 2], ""):
+        with pytest.raises(HttpResponseError, match="row 1, column 'image': "):
+            invoke(ml_client, deployment, tmp_path, [whole, cell])
+
+
 def test_explanations_are_refused_by_name(
     ml_client: Any, deployment: Any, sample_image: str, tmp_path: Path
 ) -> None:
@@ -139,12 +150,15 @@ def test_explanations_are_refused_by_name(
 
 
 def test_initial_delay_is_no_wait(ml_client: Any, deployment: Any) -> None:
-    # An update starts new scorers, which have the same probes to pass; the 2,000 s are not waited for.
-    assert deployment.readiness_probe.initial_delay == 2000
-    begin = time.monotonic()
-    deployment.tags = {"again": str(os.getpid())}
-    ml_client.online_deployments.begin_create_or_update(deployment).result()
-    took = time.monotonic() - begin
     found = ml_client.online_deployments.get(deployment.name, "od-fridge-items-endpoint")
+    assert found.readiness_probe.initial_delay == found.liveness_probe.initial_delay == 2000
     assert found.provisioning_state == "Succeeded"
-    assert took < READY_WITHIN, f"ready after {took:.1f} s"
+    # Requests were taken as soon as the model was loaded, at its first start: not 2,000 s later, and not one
+    # period of the probe (10 s) either.
+    lines = ml_client.online_deployments.get_logs(
+        deployment.name, "od-fridge-items-endpoint", lines=1000
+    ).splitlines()
+    (loaded,) = [line for line in lines if re.match(r"\S+ ready after ", line)]
+    (taken,) = [line for line in lines if "ready: requests are taken" in line]
+    begin, end = (datetime.fromisoformat(line.partition(" ")[0]) for line in (loaded, taken))
+    assert 0 <= (end - begin).total_seconds() < READY_WITHIN

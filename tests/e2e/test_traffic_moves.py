@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_for
-from endpoint_desk import BODY, deployment, endpoint, register, route
+from endpoint_desk import BODY, deployment, endpoint, route, scripted
 
 NAME = "moving"
 CLIENTS = 16
@@ -27,12 +27,11 @@ def moving(ml_client: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("moving")
     pollers = []
     for name in ("blue", "green"):
-        model = register(ml_client, folder / name, f"moving-{name}", name)
         # Room for all clients at once: a refusal for a full queue (429) is not what this is about.
         settings = OnlineRequestSettings(
             max_concurrent_requests_per_instance=CLIENTS, request_timeout_ms=60_000, max_queue_wait_ms=60_000
         )
-        made = deployment(NAME, name, model.id, request_settings=settings)
+        made = deployment(NAME, name, request_settings=settings, **scripted(folder, name))
         pollers.append(ml_client.online_deployments.begin_create_or_update(made))
     for poller in pollers:
         poller.result()

@@ -16,7 +16,7 @@ CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 def host_capacity() -> Capacity:
     """Processors by affinity and cgroup quota, memory by hardware and cgroup limit, GPUs by driver."""
-    return Capacity(cpus=_cpus(), memory=_memory(), gpus=find_gpus())
+    return Capacity(cpus=cpus(), memory=_memory(), gpus=find_gpus())
 
 
 def find_gpus(driver_folder: Path = DRIVER_FOLDER) -> tuple[Gpu, ...]:
@@ -24,7 +24,8 @@ def find_gpus(driver_folder: Path = DRIVER_FOLDER) -> tuple[Gpu, ...]:
     return _by_nvml() or _by_driver(driver_folder)
 
 
-def _cpus() -> int:
+def cpus() -> int:
+    """Processors that this process may use, by affinity and cgroup quota."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         quota, period = CGROUP_CPU.read_text().split()

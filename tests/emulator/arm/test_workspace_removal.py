@@ -12,7 +12,7 @@ from sqlalchemy import func, insert, select
 
 from amlocal.emulator.arm import documents
 from amlocal.emulator.arm.workspace_actions import _check_idle
-from amlocal.emulator.endpoints.deployments import DEPLOYMENTS
+from amlocal.emulator.endpoints.deployment_records import DEPLOYMENTS
 from amlocal.emulator.http.errors import AzureError
 from amlocal.emulator.jobs import records
 from amlocal.emulator.jobs.states import JobState

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import re
 import socket
@@ -81,8 +82,11 @@ class RouterProcess:
     """A router with an endpoint `digits` in front of whatever `sockets` lead to, and a client of it."""
 
     workspace = WORKSPACE
+    created = "2026-02-03T04:05:06.789+00:00"
 
-    def __init__(self, folder: Path, sockets: dict[str, Path], max_body: int = MAX_BODY) -> None:
+    def __init__(
+        self, folder: Path, sockets: dict[str, Path], max_body: int = MAX_BODY, auth: str = "strict"
+    ) -> None:
         self.folder = folder
         self.sockets = sockets
         self.max_body = max_body
@@ -95,7 +99,7 @@ class RouterProcess:
         self.log = folder / "router.log"
         command = ["-m", "amlocal.emulator.endpoints.router", "--port", "0", "--seed", "7"]
         command += ["--routes", str(self.routes.path), "--cert", str(certificate), "--key", str(key)]
-        command += ["--public-key", str(folder / PUBLIC_KEY), "--max-body", str(max_body)]
+        command += ["--public-key", str(folder / PUBLIC_KEY), "--max-body", str(max_body), "--auth", auth]
         command += [f"--audience={name}" for name in cloud.audiences(BASE_URL)]
         self.router = subprocess.Popen(
             [sys.executable, *command], stdout=self.log.open("wb"), stderr=subprocess.STDOUT
@@ -119,6 +123,7 @@ class RouterProcess:
     def put(self, **more: Any) -> None:
         """The endpoint's route: all to blue, but for what is given."""
         route = EndpointRoute(
+            created=self.created,
             key_hashes=self.keys.hashes(),
             traffic={"blue": 100, "green": 0},
             deployments={name: self.deployment(name) for name in self.sockets},
@@ -247,9 +252,10 @@ def http_answer(status: int = 200, body: bytes = b"{}", **headers: str) -> bytes
 class Stage(RouterProcess):
     """A router in front of stand-ins, blue and green, that answer with their name."""
 
-    def __init__(self, folder: Path, max_body: int = MAX_BODY) -> None:
+    def __init__(self, folder: Path, max_body: int = MAX_BODY, auth: str = "strict") -> None:
         self.scorers = {name: StandIn(folder / f"{name}.sock", naming(name)) for name in ("blue", "green")}
-        super().__init__(folder, {name: scorer.path for name, scorer in self.scorers.items()}, max_body)
+        sockets = {name: scorer.path for name, scorer in self.scorers.items()}
+        super().__init__(folder, sockets, max_body, auth)
 
     def reset(self, **more: Any) -> None:
         for name, scorer in self.scorers.items():
@@ -293,6 +299,15 @@ def large_stage() -> Iterator[Stage]:
 
 
 @pytest.fixture
+def loose_stage() -> Iterator[Stage]:
+    """A router of its own that takes any bearer."""
+    with tempfile.TemporaryDirectory(prefix="stage-") as folder:
+        stage = Stage(Path(folder), auth="loose")
+        yield stage
+        stage.close()
+
+
+@pytest.fixture
 def stage(shared_stage: Stage) -> Stage:
     shared_stage.reset()
     return shared_stage
@@ -310,6 +325,49 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
 def plane(shared: Plane) -> Plane:
     shared.reset()
     return shared
+
+
+class ScorerDesk:
+    """Configurations of scorers of scripts, below one folder, and plain calls over their sockets."""
+
+    until = staticmethod(until)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def config(self, text: str, **more: Any) -> ScorerConfig:
+        code = self._folder / "code"
+        (code / "src").mkdir(parents=True, exist_ok=True)
+        (code / "src" / "score.py").write_text(text)
+        (self._folder / "model").mkdir(exist_ok=True)
+        return ScorerConfig(
+            kind="script",
+            model_dir=self._folder / "model",
+            code_dir=code,
+            score_script="src/score.py",
+            log=self._folder / "scorer.log",
+            **more,
+        )
+
+    @staticmethod
+    def ask(
+        path: Path, body: bytes, method: str = "POST", target: str = "/score"
+    ) -> tuple[int, Any, dict[str, str]]:
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.settimeout(30)
+        connection.sock.connect(str(path))
+        try:
+            connection.request(method, target, body)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read()), dict(response.getheaders())
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> ScorerDesk:
+    return ScorerDesk(tmp_path)
 
 
 @pytest.fixture

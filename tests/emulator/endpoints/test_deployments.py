@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from amlocal.emulator.arm import documents
-from amlocal.emulator.endpoints.deployments import DEPLOYMENTS, Deployments
+from amlocal.emulator.endpoints.deployment_records import DEPLOYMENTS
+from amlocal.emulator.endpoints.deployments import Deployments
 from amlocal.emulator.endpoints.scorers import ScorerSupervisor
 from amlocal.emulator.http.operations import Operations
 from amlocal.emulator.store.database import Store

@@ -42,6 +42,20 @@ def test_a_request_is_scored(plane: Plane) -> None:
     assert upper.status_code == 200
 
 
+def test_swagger_names_the_endpoints_own_address(plane: Plane) -> None:
+    base = f"/{plane.workspace}/digits"
+    forged = {"x_forwarded_prefix": "/elsewhere"}
+    assert plane.ask("swagger.json", method="GET", **forged).json()["basePath"] == base
+    servers = plane.ask("swagger.json?version=3", method="GET", **forged).json()["servers"]
+    assert servers == [{"url": base}]
+    # A tool that reads the document finds the scoring URI by it.
+    uri = f"{plane.url}{servers[0]['url']}/score"
+    key = {"Authorization": f"Bearer {plane.keys.primary}"}
+    assert plane.client.post(uri, content=b"x", headers=key).status_code == 200
+    unknown = plane.ask("swagger.json?version=4", method="GET")
+    assert error_of(unknown) == (404, "NotFound") and "there is 2, 3, 3.1" in unknown.text
+
+
 @pytest.mark.parametrize(
     "header", ["", "Bearer", "Bearer wrong", "Basic {key}", "Bearer {key}x", "Bearer \xff"]
 )

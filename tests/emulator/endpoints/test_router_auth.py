@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ from amlocal.emulator.endpoints.keys import generate_keys
 from amlocal.emulator.endpoints.route_table import EndpointRoute
 
 if TYPE_CHECKING:
-    from conftest import Stage
+    from conftest import Seen, Stage
 
 OTHER_WORKSPACE = "11111111-2222-3333-4444-555555555555"
 BASE_URL = "https://localhost:4265"
@@ -30,16 +32,21 @@ def credentials(stage: Stage, folder: Path) -> dict[str, str]:
     long_ago = TokenIssuer(stage.folder / "signing_key.pem", "https://sts.amlocal.localhost/", lambda: 1e9)
     stranger = TokenIssuer(folder / "stranger.pem", "https://sts.amlocal.localhost/")
     header, _, rest = issuer.issue("https://ml.azure.com").partition(".")
+
+    def own(signer: TokenIssuer, workspace: str, endpoint: str, created: str = stage.created) -> str:
+        return endpoint_tokens.issue(signer, workspace, endpoint, created).token
+
     unsigned = f"{header}.{rest.rpartition('.')[0]}."
     return {
         "key": stage.keys.primary,
         "second key": stage.keys.secondary,
         "another endpoint's key": generate_keys().primary,
-        "AML token": endpoint_tokens.issue(issuer, stage.workspace, "Digits").token,
-        "AML token of another endpoint": endpoint_tokens.issue(issuer, stage.workspace, "letters").token,
-        "AML token of another workspace": endpoint_tokens.issue(issuer, OTHER_WORKSPACE, "digits").token,
-        "expired AML token": endpoint_tokens.issue(long_ago, stage.workspace, "digits").token,
-        "forged AML token": endpoint_tokens.issue(stranger, stage.workspace, "digits").token,
+        "AML token": own(issuer, stage.workspace, "Digits"),
+        "AML token of another endpoint": own(issuer, stage.workspace, "letters"),
+        "AML token of another workspace": own(issuer, OTHER_WORKSPACE, "digits"),
+        "AML token of a deleted endpoint": own(issuer, stage.workspace, "digits", "2026-01-01T00:00:00"),
+        "expired AML token": own(long_ago, stage.workspace, "digits"),
+        "forged AML token": own(stranger, stage.workspace, "digits"),
         "user's token": issuer.issue("https://ml.azure.com"),
         "user's token with a slash": issuer.issue("https://ml.azure.com/"),
         "token for the control plane": issuer.issue("https://management.azure.com"),
@@ -82,7 +89,10 @@ def test_no_header_and_other_schemes(stage: Stage) -> None:
     url = f"{stage.url}/{stage.workspace}/digits/score"
     for mode in OPEN:
         stage.reset(auth_mode=mode)
-        assert stage.client.post(url).status_code == 401
+        # What has no body leaves the connection as it is; the rest of a refused body would be in the way.
+        for body, closed in ((None, None), (b"", None), (b"x", "close")):
+            refused = stage.client.post(url, content=body)
+            assert (refused.status_code, refused.headers.get("connection")) == (401, closed)
         basic = {"Authorization": f"Basic {stage.keys.primary}"}
         assert stage.client.post(url, headers=basic).status_code == 401
 
@@ -129,16 +139,59 @@ def test_metrics_are_for_users_only(stage: Stage, tmp_path: Path) -> None:
     assert opens == OPEN["AADToken"]
 
 
+def test_loose_takes_any_bearer_but_not_none(loose_stage: Stage) -> None:
+    stage = loose_stage
+    for mode in OPEN:
+        stage.reset(auth_mode=mode)
+        for value in ("anything", stage.keys.primary, stage.issuer.issue("https://ml.azure.com")):
+            assert stage.post(Authorization=f"Bearer {value}").status_code == 200
+            assert "authorization" not in stage.scorers["blue"].seen[-1].headers
+        for value in ("", "Bearer", f"Basic {stage.keys.primary}"):
+            refused = stage.post(Authorization=value)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "Unauthorized")
+    url = f"{stage.url}/metrics"
+    assert stage.client.get(url).status_code == 401
+    assert stage.client.get(url, headers={"Authorization": "Bearer any"}).status_code == 200
+
+
+def test_a_connection_that_is_kept_does_not_hold_up_the_end(loose_stage: Stage) -> None:
+    stage = loose_stage
+    # Before and after the answer: one is in the middle of a request when the router is told to end.
+    came, go_on = threading.Event(), threading.Event()
+
+    def slow(seen: Seen) -> bytes:
+        came.set()
+        assert go_on.wait(20)
+        return stage.answer()
+
+    assert stage.client.get(f"{stage.url}/ready").status_code == 200
+    stage.behave("blue", slow)
+    answers: list[int] = []
+    client = stage.new_client()
+    thread = threading.Thread(target=lambda: answers.append(stage.post(client=client).status_code))
+    thread.start()
+    assert came.wait(20)
+    stage.router.terminate()
+    go_on.set()
+    thread.join(20)
+    assert answers == [200]
+    # Without a limit each of the two would be waited for for 30 seconds.
+    assert stage.router.wait(15) == -signal.SIGTERM
+    client.close()
+
+
 def test_times_of_an_endpoint_token(tmp_path: Path) -> None:
     now = 1_700_000_000.0
     issuer = TokenIssuer(tmp_path / "key.pem", ISSUER, lambda: now)
-    access = endpoint_tokens.issue(issuer, "W-1", "Digits")
+    access = endpoint_tokens.issue(issuer, "W-1", "Digits", "then")
     assert (access.expires, access.refresh_after) == (1_700_003_600, 1_700_002_160)
     assert access.token not in repr(access)
 
-    def verify(moment: float, workspace: str = "w-1", endpoint: str = "digits") -> None:
+    def verify(
+        moment: float, workspace: str = "w-1", endpoint: str = "digits", created: str = "then"
+    ) -> None:
         verifier = TokenVerifier(issuer.public_key, ISSUER, lambda: moment)
-        endpoint_tokens.verify(verifier, access.token, workspace, endpoint)
+        endpoint_tokens.verify(verifier, access.token, workspace, endpoint, created)
 
     verify(now + 3599)
     with pytest.raises(TokenError, match="expired"):
@@ -146,6 +199,9 @@ def test_times_of_an_endpoint_token(tmp_path: Path) -> None:
     for workspace, endpoint in (("w-2", "digits"), ("w-1", "digit"), ("w-1", "digits2")):
         with pytest.raises(TokenError, match="another audience"):
             verify(now, workspace, endpoint)
+    for created in ("later", ""):
+        with pytest.raises(TokenError, match="has been deleted"):
+            verify(now, created=created)
     with pytest.raises(TokenError, match="another audience"):
         issuer.verify(access.token, cloud.audiences(BASE_URL))
 

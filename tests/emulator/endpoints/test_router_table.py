@@ -21,6 +21,7 @@ def test_route_table_round_trip(tmp_path: Path) -> None:
     file = RouteTableFile(tmp_path / "routes.json")
     assert file.read() == RouteTable()
     route = EndpointRoute(
+        created="2026-01-02",
         key_hashes=("ab",),
         traffic={"blue": 100},
         mirror={"green": 10},
@@ -32,6 +33,7 @@ def test_route_table_round_trip(tmp_path: Path) -> None:
         "endpoints": {
             "w/digits": {
                 "auth_mode": "Key",
+                "created": "2026-01-02",
                 "key_hashes": ["ab"],
                 "traffic": {"blue": 100},
                 "mirror": {"green": 10},

@@ -66,8 +66,11 @@ def test_dead_scorers_are_503_until_they_are_back(plane: Plane) -> None:
     response = plane.post(b"die")
     assert error_of(response) == (424, "ModelError") and "'blue' ended" in response.text
     assert "blue ended with a request" in plane.log.read_text()
-    assert error_of(plane.post()) == (503, "ServiceUnavailable")
-    until(lambda: plane.post().status_code == 200)
+    answers = []
+    until(lambda: answers.append(plane.post()) or answers[-1].status_code == 200)
+    # 424: the dying process had the request in its queue. After that nobody takes it.
+    codes = [answer.status_code for answer in answers[:-1]]
+    assert 503 in codes and codes == sorted(codes), codes
     plane.reset(deployments={"blue": DeploymentRoute((Instance("/nowhere.sock"),))})
     response = plane.post()
     assert error_of(response) == (503, "ServiceUnavailable") and "no running scorer" in response.text
@@ -91,10 +94,10 @@ def test_deployments_that_are_not_ready_get_nothing(plane: Plane) -> None:
 
 def test_traffic_split(plane: Plane) -> None:
     plane.reset(traffic={"blue": 70, "green": 30})
-    count = 400
+    count = 100
     seen = Counter(plane.post().json()["deployment"] for _ in range(count))
-    # 4.5 standard deviations of a binomial distribution with 400 draws are 0.103.
-    assert abs(seen["blue"] / count - 0.7) < 0.103, seen
+    # 4.5 standard deviations of a binomial distribution with 100 draws are 0.206.
+    assert abs(seen["blue"] / count - 0.7) < 0.206, seen
 
 
 def test_damaged_table_keeps_the_last_one(plane: Plane) -> None:

@@ -12,17 +12,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from amlocal.emulator.endpoints.scorers import (
-    ScorerConfig,
-    ScorerError,
-    ScorerSupervisor,
-)
+from amlocal.emulator.endpoints.scorers import ScorerConfig, ScorerError, ScorerSupervisor
 
 LOADER = """
 import pandas as pd
@@ -44,32 +40,25 @@ def _load_pyfunc(path):
 """
 
 
-def save_model(folder: Path) -> Path:
-    """A small MLflow model: a python_function with a loader module, made in a process of its own."""
-    code = folder / "code_of_model"
-    code.mkdir()
-    (code / "length_model.py").write_text(LOADER)
-    script = f"""
-import sys
-sys.path.insert(0, {str(code)!r})
-import mlflow.pyfunc
-from mlflow.models import ModelSignature
-from mlflow.types.schema import ColSpec, Schema
-mlflow.pyfunc.save_model(
-    {str(folder / "mlflow-model")!r},
-    loader_module="length_model",
-    code_paths=[{str(code / "length_model.py")!r}],
-    pip_requirements=["pandas"],
-    signature=ModelSignature(Schema([ColSpec("binary", "image")]), Schema([ColSpec("string", "probs")])),
-)
+MLMODEL = """
+flavors:
+  python_function:
+    loader_module: length_model
+    code: code
+signature:
+  inputs: '[{"type": "binary", "name": "image", "required": true}]'
+  outputs: '[{"type": "string", "name": "probs"}]'
 """
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, cwd=folder)
-    return folder / "mlflow-model"
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"))
+    """A small MLflow model with a loader module, written by hand: to import MLflow here takes seconds."""
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "MLmodel").write_text(MLMODEL)
+    (folder / "code").mkdir()
+    (folder / "code" / "length_model.py").write_text(LOADER)
+    return folder
 
 
 @pytest.fixture
@@ -77,46 +66,6 @@ def supervisor(tmp_path: Path) -> Iterator[ScorerSupervisor]:
     supervisor = ScorerSupervisor(tmp_path / "run", backoff=lambda deaths: 0.05)
     yield supervisor
     supervisor.stop_all(grace=2)
-
-
-def script_config(tmp_path: Path, text: str, **more: Any) -> ScorerConfig:
-    code = tmp_path / "code"
-    (code / "src").mkdir(parents=True, exist_ok=True)
-    (code / "src" / "score.py").write_text(text)
-    (tmp_path / "model").mkdir(exist_ok=True)
-    return ScorerConfig(
-        kind="script",
-        model_dir=tmp_path / "model",
-        code_dir=code,
-        score_script="src/score.py",
-        log=tmp_path / "scorer.log",
-        **more,
-    )
-
-
-def ask(
-    path: Path, body: bytes, method: str = "POST", target: str = "/score"
-) -> tuple[int, Any, dict[str, str]]:
-    connection = http.client.HTTPConnection("localhost")
-    connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.sock.settimeout(30)
-    connection.sock.connect(str(path))
-    try:
-        connection.request(method, target, body)
-        response = connection.getresponse()
-        return response.status, json.loads(response.read()), dict(response.getheaders())
-    finally:
-        connection.close()
-
-
-def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise AssertionError("it did not happen in time")
 
 
 def b64(data: bytes) -> str:
@@ -127,7 +76,7 @@ def b64(data: bytes) -> str:
 LONG = b"x" * 100
 
 
-def test_mlflow_model(model: Path, tmp_path: Path, supervisor: ScorerSupervisor) -> None:
+def test_mlflow_model(model: Path, tmp_path: Path, supervisor: ScorerSupervisor, desk: Any) -> None:
     config = ScorerConfig(kind="mlflow", model_dir=model, log=tmp_path / "scorer.log", max_body=2000)
     path = supervisor.start("blue", config)
     supervisor.wait_ready("blue", 60)
@@ -135,7 +84,7 @@ def test_mlflow_model(model: Path, tmp_path: Path, supervisor: ScorerSupervisor)
     assert path.stat().st_mode & 0o777 == 0o600
 
     def post(value: Any) -> tuple[int, Any, dict[str, str]]:
-        return ask(path, json.dumps(value).encode())
+        return desk.ask(path, json.dumps(value).encode())
 
     expected = [{"probs": [0.25, 1.0], "labels": ["a", "b"]}, {"probs": [0.25, 0.02], "labels": ["a", "b"]}]
     rows = [b64(LONG), b64(b"ab")]
@@ -185,16 +134,16 @@ def test_mlflow_model(model: Path, tmp_path: Path, supervisor: ScorerSupervisor)
         status, answer, headers = post(request)
         assert status == 400 and words in answer["error"]["message"], (request, answer)
         assert answer["error"]["code"] == "BadRequest" and "ms-azureml-model-error-reason" not in headers
-    assert ask(path, b'{"input_data": ')[0] == 400
-    assert ask(path, b"\xff\xfe")[0] == 400
-    assert ask(path, b"[" * 1900)[0] == 400
+    assert desk.ask(path, b'{"input_data": ')[0] == 400
+    assert desk.ask(path, b"\xff\xfe")[0] == 400
+    assert desk.ask(path, b"[" * 1900)[0] == 400
 
     status, answer, headers = post({"input_data": [b64(b"boom")]})
     assert status == 500
     assert headers["ms-azureml-model-error-statuscode"] == "500"
     assert headers["ms-azureml-model-error-reason"] == "RuntimeError: the model's own fault"
-    assert [ask(path, b"x" * size)[0] for size in (2001, 2_000_000)] == [413, 413]
-    assert ask(path, b"", "GET", "/elsewhere")[0] == 404
+    assert [desk.ask(path, b"x" * size)[0] for size in (2001, 2_000_000)] == [413, 413]
+    assert desk.ask(path, b"", "GET", "/elsewhere")[0] == 404
 
     log = supervisor.tail("blue", 500)
     assert "loading mlflow model" in log and "ready after" in log
@@ -202,9 +151,8 @@ def test_mlflow_model(model: Path, tmp_path: Path, supervisor: ScorerSupervisor)
     assert "Traceback" in log and "the model's own fault" in log
 
 
-def test_script(tmp_path: Path, supervisor: ScorerSupervisor) -> None:
-    config = script_config(
-        tmp_path,
+def test_script(tmp_path: Path, supervisor: ScorerSupervisor, desk: Any) -> None:
+    config = desk.config(
         """
 import json, os
 import helper                 # beside the script
@@ -229,17 +177,17 @@ def run(raw):
         ("[helper.WORD, scorer.WORD, os.environ['TASTE']]", ["helped", "mine", "sweet"]),
         ("raw", "raw"),
     ):
-        assert ask(path, raw.encode())[:2] == (200, result)
+        assert desk.ask(path, raw.encode())[:2] == (200, result)
     for raw, words in (
         ("1 / 0", "ZeroDivisionError"),
         ("int('x')", "ValueError"),
         ("{1, 2}", "not JSON serializable"),
         ("exit(3)", "SystemExit: 3"),
     ):
-        status, answer, headers = ask(path, raw.encode())
+        status, answer, headers = desk.ask(path, raw.encode())
         assert status == 500 and words in answer["error"]["message"]
         assert words in headers["ms-azureml-model-error-reason"]
-    assert ask(path, b"\xff")[0] == 400
+    assert desk.ask(path, b"\xff")[0] == 400
     assert supervisor.status("script").deaths == 0
 
 
@@ -252,19 +200,23 @@ def run(raw):
         ("import sys; sys.exit('enough')", "SystemExit: enough"),
     ],
 )
-def test_script_that_cannot_load(tmp_path: Path, supervisor: ScorerSupervisor, text: str, words: str) -> None:
-    path = supervisor.start("bad", script_config(tmp_path, text))
+def test_script_that_cannot_load(
+    tmp_path: Path, supervisor: ScorerSupervisor, text: str, words: str, desk: Any
+) -> None:
+    path = supervisor.start("bad", desk.config(text))
     with pytest.raises(ScorerError, match="(?s)" + words.replace("(", r"\(").replace(")", r"\)")) as caught:
         supervisor.wait_ready("bad", 30)
     assert "Traceback" in str(caught.value)
-    status, answer, _ = ask(path, b"", "GET", "/ready")
+    status, answer, _ = desk.ask(path, b"", "GET", "/ready")
     assert status == 500 and words in answer["error"]["message"]
     for _ in range(20):
-        assert ask(path, b"{}" * 500_000)[0] == 503
+        assert desk.ask(path, b"{}" * 500_000)[0] == 503
 
 
-def test_script_outside_the_code_folder_is_refused(tmp_path: Path, supervisor: ScorerSupervisor) -> None:
-    config = script_config(tmp_path, "")
+def test_script_outside_the_code_folder_is_refused(
+    tmp_path: Path, supervisor: ScorerSupervisor, desk: Any
+) -> None:
+    config = desk.config("")
     (tmp_path / "evil.py").write_text("def init(): pass\ndef run(raw): return 1")
     outside = ScorerConfig(**{**vars(config), "score_script": "../evil.py"})
     supervisor.start("evil", outside)
@@ -284,18 +236,20 @@ def run(raw):
 """
 
 
-def test_scorer_that_dies_is_started_again(tmp_path: Path, supervisor: ScorerSupervisor) -> None:
-    path = supervisor.start("blue", script_config(tmp_path, SLOW))
+def test_scorer_that_dies_is_started_again(tmp_path: Path, supervisor: ScorerSupervisor, desk: Any) -> None:
+    path = supervisor.start("blue", desk.config(SLOW))
     supervisor.wait_ready("blue", 30)
     first = supervisor.status("blue").pid
     assert first is not None
     with pytest.raises((http.client.HTTPException, ConnectionError)):
-        ask(path, b"die")
-    second = until(lambda: (s := supervisor.status("blue")).state == "ready" and s.pid)
+        desk.ask(path, b"die")
+    second = desk.until(lambda: (s := supervisor.status("blue")).state == "ready" and s.pid)
     assert second != first
     os.kill(second, signal.SIGKILL)
-    third = until(lambda: (s := supervisor.status("blue")).state == "ready" and s.pid != second and s.pid)
-    assert ask(path, b"0")[:2] == (200, "slept")
+    third = desk.until(
+        lambda: (s := supervisor.status("blue")).state == "ready" and s.pid != second and s.pid
+    )
+    assert desk.ask(path, b"0")[:2] == (200, "slept")
     assert supervisor.status("blue").deaths == 2
     supervisor.stop("blue")
     assert not Path(f"/proc/{third}").exists()
@@ -304,8 +258,8 @@ def test_scorer_that_dies_is_started_again(tmp_path: Path, supervisor: ScorerSup
         supervisor.status("blue")
 
 
-def test_scorer_that_always_dies_is_given_up(tmp_path: Path, supervisor: ScorerSupervisor) -> None:
-    config = script_config(tmp_path, SLOW)
+def test_scorer_that_always_dies_is_given_up(tmp_path: Path, supervisor: ScorerSupervisor, desk: Any) -> None:
+    config = desk.config(SLOW)
     (tmp_path / "code" / "src" / "die-on-load").touch()
     supervisor.start("blue", config)
     with pytest.raises(ScorerError, match="ended with exit code 9"):
@@ -314,14 +268,14 @@ def test_scorer_that_always_dies_is_given_up(tmp_path: Path, supervisor: ScorerS
     assert (status.state, status.deaths, status.pid) == ("failed", 3, None)
 
 
-def test_stop_finishes_what_was_accepted(tmp_path: Path, supervisor: ScorerSupervisor) -> None:
-    path = supervisor.start("blue", script_config(tmp_path, SLOW, max_concurrent=4))
+def test_stop_finishes_what_was_accepted(tmp_path: Path, supervisor: ScorerSupervisor, desk: Any) -> None:
+    path = supervisor.start("blue", desk.config(SLOW, max_concurrent=4))
     supervisor.wait_ready("blue", 30)
     answers: list[Any] = []
-    threads = [threading.Thread(target=lambda: answers.append(ask(path, b"1")[:2])) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: answers.append(desk.ask(path, b"1")[:2])) for _ in range(4)]
     for thread in threads:
         thread.start()
-    until((tmp_path / "code" / "src" / "began").exists)
+    desk.until((tmp_path / "code" / "src" / "began").exists)
     begin = time.monotonic()
     supervisor.stop("blue", grace=20)
     for thread in threads:
@@ -329,23 +283,23 @@ def test_stop_finishes_what_was_accepted(tmp_path: Path, supervisor: ScorerSuper
     assert answers == [(200, "slept")] * 4
     assert time.monotonic() - begin < 5
     with pytest.raises(OSError):
-        ask(path, b"0")
+        desk.ask(path, b"0")
 
 
-def test_stop_kills_after_the_grace(tmp_path: Path, supervisor: ScorerSupervisor) -> None:
-    path = supervisor.start("blue", script_config(tmp_path, SLOW))
+def test_stop_kills_after_the_grace(tmp_path: Path, supervisor: ScorerSupervisor, desk: Any) -> None:
+    path = supervisor.start("blue", desk.config(SLOW))
     supervisor.wait_ready("blue", 30)
     lost: list[Exception] = []
 
     def call() -> None:
         try:
-            ask(path, b"60")
+            desk.ask(path, b"60")
         except (http.client.HTTPException, OSError) as error:
             lost.append(error)
 
     thread = threading.Thread(target=call)
     thread.start()
-    until((tmp_path / "code" / "src" / "began").exists)
+    desk.until((tmp_path / "code" / "src" / "began").exists)
     begin = time.monotonic()
     supervisor.stop("blue", grace=0.3)
     assert time.monotonic() - begin < 5
@@ -353,23 +307,25 @@ def test_stop_kills_after_the_grace(tmp_path: Path, supervisor: ScorerSupervisor
     assert len(lost) == 1
 
 
-def test_waiting_request_whose_caller_left_is_not_run(tmp_path: Path, supervisor: ScorerSupervisor) -> None:
+def test_waiting_request_whose_caller_left_is_not_run(
+    tmp_path: Path, supervisor: ScorerSupervisor, desk: Any
+) -> None:
     text = "import time\ndef init(): ...\ndef run(raw):\n    print('RUN', raw)\n    time.sleep(0.5)\n"
-    path = supervisor.start("blue", script_config(tmp_path, text))
+    path = supervisor.start("blue", desk.config(text))
     supervisor.wait_ready("blue", 30)
-    first = threading.Thread(target=ask, args=(path, b"first"))
+    first = threading.Thread(target=desk.ask, args=(path, b"first"))
     first.start()
-    until(lambda: "RUN first" in supervisor.tail("blue"))
+    desk.until(lambda: "RUN first" in supervisor.tail("blue"))
     with socket.socket(socket.AF_UNIX) as gone:
         gone.connect(str(path))
         gone.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\ngone")
     first.join()
-    until(lambda: "request dropped" in supervisor.tail("blue"))
+    desk.until(lambda: "request dropped" in supervisor.tail("blue"))
     assert "RUN gone" not in supervisor.tail("blue")
 
 
-def test_scorers_do_not_outlive_the_server(tmp_path: Path) -> None:
-    script_config(tmp_path, SLOW)
+def test_scorers_do_not_outlive_the_server(tmp_path: Path, desk: Any) -> None:
+    desk.config(SLOW)
     server = f"""
 import time
 from pathlib import Path
@@ -387,4 +343,4 @@ time.sleep(60)
         pid = int(process.stdout.readline())
         assert Path(f"/proc/{pid}").exists()
         process.kill()
-    until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text())
+    desk.until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text())

@@ -42,6 +42,7 @@ def picture(colour: str) -> str:
     return base64.encodebytes(file.getvalue()).decode()
 
 
+@pytest.mark.slow  # by default test_scorer_images has a stand-in's engine, and the seeds' snippets a real one
 def test_images_are_scored_and_all_else_is_told_by_row(scorers: Any, model: Path) -> None:
     env = {"AMLOCAL_SCORING_THREADS": "1"}
     scorer = scorers.start(kind="mlflow", model_dir=str(model), max_concurrent=4, env=env).ready()
