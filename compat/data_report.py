@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from amlocal.compat.annotations import Annotation
 from amlocal.compat.jsonl import DataError
-from amlocal.compat.labels import Label
+from amlocal.compat.label_readers import AnyLabel, classes_of
 
 FEW_IMAGES = 10
 """A class with fewer is worth a notice: the documentation asks for 10 to 15 samples a label."""
@@ -22,6 +23,8 @@ IMBALANCE = 3
 imbalance and `weighted_loss` begins to act."""
 
 SHOWN = 5
+MOST_LEFT_OUT = 10_000
+"""Objects that a report lists one by one; more are only counted."""
 
 
 class Imbalance(NamedTuple):
@@ -49,17 +52,20 @@ class Row(NamedTuple):
 
     path: str
     etag: str
-    label: Label
+    label: AnyLabel
     source: str
 
     def as_dict(self) -> dict[str, Any]:
         """The row as a line of the manifest has it."""
-        label = self.label if isinstance(self.label, str) else list(self.label)
+        label: Any = self.label
+        if not isinstance(label, str):
+            label = [one.as_dict() if isinstance(one, Annotation) else one for one in label]
         return {"path": self.path, "etag": self.etag, "label": label, "source": self.source}
 
 
 class Dropped(NamedTuple):
-    """One row that is not used, and why. `column` names the field at fault, "" for the whole line."""
+    """One row, or one object of a row, that is not used, and why. `column` names the field at fault, "" for
+    the whole line."""
 
     file: str
     line: int
@@ -76,8 +82,12 @@ class Report:
     """Outcome of lint.
 
     `complete` is False when the budget ran out first: `rows` then holds what was checked so far and `pending`
-    counts the rows that were read and not checked. `labels` counts the images of each class; in multi-label
-    data an image counts for each of its classes. `single` counts multi-label rows whose label is no list.
+    counts the rows that were read and not checked. `labels` counts the images of each class; an image counts
+    for each of its classes. `single` counts rows whose label is no list where it should be one.
+
+    With `detection`, labels are objects: `objects` counts those of each class, `left_out` lists objects that
+    cannot be used, of which there are `left_out_count`, and `merged` the rows whose objects were added to an
+    earlier row of the same image.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -89,11 +99,28 @@ class Report:
     complete: bool = True
     pending: int = 0
     single: int = 0
+    detection: bool = False
+    objects: Counter[str] = field(default_factory=Counter)
+    left_out: list[Dropped] = field(default_factory=list)
+    left_out_count: int = 0
+    merged: list[str] = field(default_factory=list)
 
     @property
     def unlabelled(self) -> int:
-        """Images that have no class, which only multi-label data may have."""
+        """Images that have no class: of multi-label data, or background images of detection data."""
         return sum(1 for row in self.rows if not row.label)
+
+    def count(self, row: Row) -> None:
+        """Add the row's classes, and its objects, to the counts."""
+        self.labels.update(classes_of(row.label))
+        if self.detection:
+            self.objects.update(one.label for one in row.label if isinstance(one, Annotation))
+
+    def leave_out(self, file: str, line: int, reasons: tuple[str, ...], column: str) -> None:
+        """Note objects that are not used."""
+        self.left_out_count += len(reasons)
+        room = MOST_LEFT_OUT - len(self.left_out)
+        self.left_out += [Dropped(file, line, reason, column) for reason in reasons[:room]]
 
     def imbalance(self) -> Imbalance | None:
         """None when there are fewer than two classes."""
@@ -109,8 +136,14 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The content of data_report.json."""
         imbalance = self.imbalance()
+        objects = {
+            "objects": dict(sorted(self.objects.items())),
+            "left_out": [row._asdict() for row in self.left_out],
+            "left_out_count": self.left_out_count,
+        }
         return {
             "rows": len(self.rows),
+            **(objects if self.detection else {}),
             "labels": dict(sorted(self.labels.items())),
             "unlabelled": self.unlabelled,
             "imbalance": imbalance.as_dict() if imbalance else None,
@@ -170,17 +203,33 @@ def notices_of(report: Report) -> list[str]:
         notices.append(
             f"{_count(replaced, 'row')} replaced by a later one of the same image: {_first(replaced)}."
         )
+    if report.merged:
+        notices.append(
+            f"{_count(report.merged, 'row')} of an image that has a row already: the objects of all its rows "
+            f"count: {_first(report.merged)}."
+        )
+    if report.left_out:
+        shown = [f"{row.where}: {row.reason}" for row in report.left_out]
+        more = report.left_out_count - len(shown[:SHOWN])
+        notices.append(
+            f"{report.left_out_count} boxes or polygons cannot be used and are left out: "
+            + "; ".join(shown[:SHOWN])
+            + (f"; and {more} more." if more > 0 else ".")
+        )
     if report.single:
         notices.append(
             f"{report.single} of {len(report.rows) + len(report.dropped)} labels are no list; each counts as "
             "a list of one here, Azure drops such rows."
         )
     if report.unlabelled:
-        notices.append(
-            f"{report.unlabelled} of {len(report.rows)} images have no label; they are trained on."
+        what = (
+            "objects; they are trained on as background" if report.detection else "label; they are trained on"
         )
+        notices.append(f"{report.unlabelled} of {len(report.rows)} images have no {what}.")
     if len(counts) == 1:
-        notices.append(f"all {counts[0][1]} labels are the one class {counts[0][0]!r}.")
+        what = "objects" if report.detection else "labels"
+        number = report.objects.total() if report.detection else counts[0][1]
+        notices.append(f"all {number} {what} are the one class {counts[0][0]!r}.")
     few = [f"{label!r} ({count})" for label, count in sorted(counts) if count < FEW_IMAGES]
     if few:
         notices.append(
@@ -188,9 +237,10 @@ def notices_of(report: Report) -> list[str]:
         )
     found = report.imbalance()
     if found and found.rate >= IMBALANCE:
+        advice = "." if report.detection else "; weighted_loss can help."
         notices.append(
             f"imbalanced classes: {found.largest!r} has {found.images} images, {found.smallest!r} has "
-            f"{found.fewest}, {found.rate:.1f} to 1; weighted_loss can help."
+            f"{found.fewest}, {found.rate:.1f} to 1{advice}"
         )
     spellings: dict[str, list[str]] = {}
     for label in report.labels:

@@ -40,7 +40,10 @@ class PrimaryMetric:
 
 @dataclass(frozen=True)
 class ImageTask:
-    """One image task's names, primary metrics and default model."""
+    """One image task's names, primary metrics and default model.
+
+    `fallback_model` is trained where the default's software is not installed.
+    """
 
     name: str
     yaml: str
@@ -48,6 +51,7 @@ class ImageTask:
     default_model: str
     default_primary_metric: str
     primary_metrics: tuple[PrimaryMetric, ...]
+    fallback_model: str = ""
 
 
 @cache
@@ -63,7 +67,13 @@ def tasks() -> Mapping[str, ImageTask]:
     for name, row in table("models.toml")["task"].items():
         metrics = tuple(PrimaryMetric(**metric) for metric in row["primary_metrics"])
         found[name] = ImageTask(
-            name, row["yaml"], row["rest"], row["default_model"], row["default_primary_metric"], metrics
+            name,
+            row["yaml"],
+            row["rest"],
+            row["default_model"],
+            row["default_primary_metric"],
+            metrics,
+            row.get("fallback_model", ""),
         )
     return MappingProxyType(found)
 

@@ -8,7 +8,7 @@ taken as text because the service's trainer does so, hence 3 and "3" are one cla
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 MAX_LABEL_LENGTH = 1024
@@ -64,9 +64,3 @@ def read_multilabel(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
         return (read_class(value),)
     return tuple(dict.fromkeys(read_class(item) for item in value))
-
-
-READERS: Mapping[str, Callable[[Any], Label]] = {
-    "image-classification": read_multiclass,
-    "image-classification-multilabel": read_multilabel,
-}

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from amlocal.compat.azureml_uri import UriError, clean_path, is_azureml, parse
 from amlocal.compat.data_report import SHOWN, Dropped, Report, Row, compare, notices_of, write_manifest
 from amlocal.compat.jsonl import DataError, read_lines
-from amlocal.compat.labels import READERS, Label, LabelError
+from amlocal.compat.label_readers import DETECTION, READERS, AnyLabel, Reading, together
+from amlocal.compat.labels import LabelError
 from amlocal.compat.mltable_file import Definition, Resolve, data_files, is_relative, read_definition
 
 __all__ = [
@@ -50,7 +51,7 @@ class Unchecked(Exception):
 
 class _Candidate(NamedTuple):
     image: str
-    label: Label
+    label: AnyLabel
     file: str
     line: int
 
@@ -75,7 +76,7 @@ def lint(
     unknown `task` only.
     """
     deadline = None if budget_seconds is None else clock() + budget_seconds
-    work = _Lint(folder, label_column, image_column, _reader(task), resolve, deadline, clock)
+    work = _Lint(folder, label_column, image_column, task, resolve, deadline, clock)
     return _run(work, work.read, minimum_rows)
 
 
@@ -88,12 +89,12 @@ def lint_lines(
     minimum_rows: int = MINIMUM_ROWS,
 ) -> Report:
     """As `lint` for one file of JSON lines, as if an MLTable file beside it named it."""
-    work = _Lint(file.parent, label_column, IMAGE_COLUMN, _reader(task), resolve, None, time.monotonic)
+    work = _Lint(file.parent, label_column, IMAGE_COLUMN, task, resolve, None, time.monotonic)
     definition = Definition((("file", file.name),), stream_columns=(IMAGE_COLUMN,))
     return _run(work, lambda: work.rows(definition, [(file.name, file)]), minimum_rows)
 
 
-def _reader(task: str) -> Callable[[Any], Label]:
+def _reader(task: str) -> Callable[[Any], Reading]:
     if task not in READERS:
         raise ValueError(f"unknown task {task!r}; known: {', '.join(READERS)}")
     return READERS[task]
@@ -122,7 +123,7 @@ class _Lint:
         folder: Path,
         label_column: str,
         image_column: str,
-        read_label: Callable[[Any], Label],
+        task: str,
         resolve: Resolve,
         deadline: float | None,
         clock: Callable[[], float],
@@ -130,11 +131,11 @@ class _Lint:
         self.folder = folder
         self.label_column = label_column
         self.image_column = image_column
-        self.read_label = read_label
+        self.read_label = _reader(task)
         self.resolve = resolve
         self.deadline = deadline
         self.clock = clock
-        self.report = Report()
+        self.report = Report(detection=task in DETECTION)
         self._columns: dict[str, None] = {}
         self._real: dict[str, str] = {}
         self._read_whole = False
@@ -185,6 +186,11 @@ class _Lint:
                 self._drop(candidate.file, candidate.line, _reason(error, candidate.image), self.image_column)
                 continue
             source = f"{candidate.file}:{candidate.line}"
+            if self.report.detection and path in good:
+                row, first = good[path]
+                good[path] = (row._replace(label=together(row.label, candidate.label)), first)
+                self.report.merged.append(source)
+                continue
             earlier = good.pop(path, None)
             if earlier is not None:
                 reason = f"replaced by {source}, which has the same image"
@@ -192,7 +198,7 @@ class _Lint:
             good[path] = (Row(path, etag, candidate.label, source), candidate)
         for row, _ in good.values():
             self.report.rows.append(row)
-            self.report.labels.update((row.label,) if isinstance(row.label, str) else row.label)
+            self.report.count(row)
 
     def judge(self, minimum: int) -> None:
         """Errors and notices about the data as a whole."""
@@ -211,7 +217,8 @@ class _Lint:
             where = report.dropped[0].where if report.dropped else self.folder.name
             report.errors.append(DataError("TooFewRows", message, where))
         if report.complete and not report.errors and not report.labels:
-            message = f"{self.folder.name}: not one of {usable} images has a label."
+            what = "an object: all are background" if report.detection else "a label"
+            message = f"{self.folder.name}: not one of {usable} images has {what}."
             report.errors.append(DataError("NoLabels", message, self.folder.name))
         if report.complete and not report.errors:
             report.notices += notices_of(report)
@@ -280,13 +287,14 @@ class _Lint:
             self._drop(name, line, reason, self.image_column)
             return None
         try:
-            label = self.read_label(value.get(self.label_column))
+            reading = self.read_label(value.get(self.label_column))
         except LabelError as error:
             self._drop(name, line, str(error), self.label_column)
             return None
-        if isinstance(label, tuple) and not isinstance(value[self.label_column], list):
-            self.report.single += 1
-        return _Candidate(image, label, name, line)
+        self.report.single += reading.single
+        if reading.dropped:
+            self.report.leave_out(name, line, reading.dropped, self.label_column)
+        return _Candidate(image, reading.label, name, line)
 
     def _image(self, reference: str) -> tuple[str, str]:
         """Absolute path and etag of an image. Raises ValueError or OSError with the reason."""

@@ -11,11 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from amlocal.compat import hub, model_config
+from amlocal.compat import extras, hub, mmdetection, model_config
 from amlocal.compat.image_tasks import BadParameter, nearest, table, task
 
 HUGGINGFACE = "huggingface"
+MMDETECTION = "mmdet"
 _HUB_FILE = "model.safetensors"
+_SUFFIX = ".safetensors"
+_EXAMPLE = "for example mmd-3x-yolof_r50_c5_8x8_1x_coco"
 _SLIP = 0.75
 """From this likeness to a model of the table on, a plain name counts as that model misspelt."""
 
@@ -24,7 +27,9 @@ _SLIP = 0.75
 class Model:
     """One model. `parameters` in millions, `gmacs` in 10^9 multiply-adds of one image; None = not known.
 
-    `weights` is a path inside the weights folder, `hub` a repository ("" for a folder of the user's own).
+    `weights` is a path inside the weights folder, in which {model_size} stands for that parameter's value;
+    `hub` is a repository ("" where there is none, as for a folder of the user's own), `url` the address of a
+    file that has the weights in another form.
     `config`, `mean`, `std` and `image_size` (pixels) describe Hugging Face networks only; `config` is None
     until the model's config.json was read.
     """
@@ -40,6 +45,7 @@ class Model:
     parameters: float | None
     gmacs: float | None
     gradient_clip: str
+    url: str = ""
     image_size: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
@@ -62,7 +68,8 @@ def models(task_name: str) -> Mapping[str, Model]:
 
 
 def model(task_name: str, name: str, weights_dir: Path | None = None) -> Model:
-    """A model that can be trained: of the table, a Hugging Face `org/name`, or a folder with weights.
+    """A model that can be trained: of the table, of MMDetection's zoo, a Hugging Face `org/name`, or a folder
+    with weights.
 
     With `weights_dir`, a model that is not in the table must have its config.json there or in the hub's
     cache, and its row says what that file says; without it only the form of the name is checked. A plain name
@@ -70,15 +77,12 @@ def model(task_name: str, name: str, weights_dir: Path | None = None) -> Model:
     """
     known = models(task_name)
     if name in known:
-        if known[name].available:
-            return known[name]
-        allowed = (
-            f"one of {_ready(known)}; {name} is a known model of Azure's that cannot be trained here yet"
-        )
-        raise BadParameter("model_name", name, allowed)
-    advice = _advice(known, name)
+        return _usable(known, known[name])
+    if (entry := mmdetection.entry(name)) is not None:
+        return _usable(known, _of_zoo(known, task_name, name, entry))
+    advice = _advice(known, name) + _elsewhere(name)
     if task(task_name).name not in table("models.toml")[HUGGINGFACE]["tasks"]:
-        raise BadParameter("model_name", name, advice)
+        raise BadParameter("model_name", name, f"{advice}, or a network of MMDetection's zoo ({_EXAMPLE})")
     row = _huggingface(name, advice)
     if not row.hub and _slip(name, known):
         raise BadParameter("model_name", name, advice)
@@ -92,6 +96,37 @@ def model(task_name: str, name: str, weights_dir: Path | None = None) -> Model:
         if cached is not None and (cached / model_config.CONFIG).is_file():
             folder = cached
     return with_facts(row, model_config.read(folder, name))
+
+
+def _of_zoo(known: Mapping[str, Model], task_name: str, name: str, entry: mmdetection.Entry) -> Model:
+    lacks = f"{name} {entry.refused}" if entry.refused else ""
+    if not lacks and task(task_name).name != entry.task:
+        lacks = f"{name} is for {task(entry.task).yaml}"
+    if lacks:
+        raise BadParameter("model_name", name, f"one of {_ready(known)}; in MMDetection's zoo, {lacks}")
+    return Model(
+        name=name,
+        tasks=(entry.task,),
+        available=True,
+        builder=MMDETECTION,
+        architecture=entry.config,
+        family=MMDETECTION,
+        weights=f"{entry.name}{_SUFFIX}",
+        hub="",
+        url=entry.weights,
+        parameters=entry.parameters,
+        gmacs=None,
+        gradient_clip="norm",
+    )
+
+
+def _usable(known: Mapping[str, Model], row: Model) -> Model:
+    lacks = "" if row.available else "is a known model of Azure's that cannot be trained here yet"
+    if not lacks and (missing := extras.missing(row.builder)):
+        lacks = f"needs {missing}"
+    if lacks:
+        raise BadParameter("model_name", row.name, f"one of {_ready(known)}; {row.name} {lacks}")
+    return row
 
 
 def with_facts(row: Model, facts: model_config.Facts) -> Model:
@@ -118,14 +153,39 @@ def restored(task_name: str, name: str, facts: model_config.Facts | None) -> Mod
 
 
 def default_model(task_name: str) -> str:
-    """The model of a job that names none, as documented by Azure; it need not be available yet."""
-    return task(task_name).default_model
+    """The model of a job that names none, as documented by Azure; where its software is not installed, the
+    task's other one. It need not be available yet."""
+    row = task(task_name)
+    return row.fallback_model if fallback_notice(task_name) else row.default_model
+
+
+def fallback_notice(task_name: str) -> str:
+    """Why a job without a model does not get the one that Azure documents; "" where it does."""
+    row = task(task_name)
+    if not row.fallback_model:
+        return ""
+    wanted = models(task_name).get(row.default_model)
+    if wanted is None or not wanted.available:
+        why = "cannot be trained here yet"
+    else:
+        missing = extras.missing(wanted.builder)
+        why = f"needs {missing}" if missing else ""
+    if not why:
+        return ""
+    return f"the default model {row.default_model} {why}: {row.fallback_model} is trained in its place"
+
+
+def builder_of(name: str) -> str | None:
+    """Who builds a model of the table or of MMDetection's zoo; None for a name that is in neither."""
+    row = table("models.toml")["model"].get(name)
+    if row is not None:
+        return str(row["builder"])
+    return MMDETECTION if mmdetection.entry(name) is not None else None
 
 
 def is_huggingface(name: str) -> bool:
     """Whether a model_name stands for a Hugging Face model (of the table or not)."""
-    row = table("models.toml")["model"].get(name)
-    return row is None or row["builder"] == HUGGINGFACE
+    return builder_of(name) in (None, HUGGINGFACE)
 
 
 # Hugging Face's own rule for names, less the dots and dashes in a row that it forbids as well: such a name
@@ -159,12 +219,17 @@ def _huggingface(name: str, advice: str) -> Model:
 
 
 def _ready(known: Mapping[str, Model]) -> str:
-    return ", ".join(row.name for row in known.values() if row.available)
+    return ", ".join(row.name for row in known.values() if row.available and not extras.missing(row.builder))
 
 
 def _advice(known: Mapping[str, Model], name: str) -> str:
     near = nearest(name[:200], known)
     return f"one of {_ready(known)}" + (f" (did you mean {' or '.join(near)}?)" if near else "")
+
+
+def _elsewhere(name: str) -> str:
+    row = table("models.toml")["model"].get(name)
+    return "" if row is None else f"; {name} is for {' and '.join(row['tasks'])}"
 
 
 def _slip(name: str, known: Mapping[str, Model]) -> bool:

@@ -9,77 +9,32 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cache
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 # Users of these tables say names.X for everything; the rows of models and tasks stand in files of their own.
+from amlocal.compat import tile_grid
 from amlocal.compat.image_tasks import BadParameter as BadParameter
 from amlocal.compat.image_tasks import ImageTask as ImageTask
 from amlocal.compat.image_tasks import PrimaryMetric as PrimaryMetric
 from amlocal.compat.image_tasks import UnknownTask as UnknownTask
 from amlocal.compat.image_tasks import nearest as nearest
 from amlocal.compat.image_tasks import primary_metric as primary_metric
-from amlocal.compat.image_tasks import table
 from amlocal.compat.image_tasks import task as task
 from amlocal.compat.image_tasks import tasks as tasks
 from amlocal.compat.model_rows import Model as Model
 from amlocal.compat.model_rows import default_model as default_model
-from amlocal.compat.model_rows import is_huggingface
+from amlocal.compat.model_rows import fallback_notice as fallback_notice
+from amlocal.compat.model_rows import is_huggingface as is_huggingface
 from amlocal.compat.model_rows import model as model
 from amlocal.compat.model_rows import models as models
 from amlocal.compat.model_rows import restored as restored
+from amlocal.compat.parameter_rows import Hyperparameter as Hyperparameter
+from amlocal.compat.parameter_rows import hyperparameters as hyperparameters
 from amlocal.compat.size_rules import apply_size_rules as apply_size_rules
 
 _TRUE = frozenset({"y", "yes", "t", "true", "on", "1"})
 _FALSE = frozenset({"n", "no", "f", "false", "off", "0"})
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
-# What a whole number of Azure's REST model (int32) can be at most.
-_INT32 = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class Hyperparameter:
-    """One row of hyperparameters.toml, with the defaults of one task."""
-
-    name: str
-    rest: str
-    trainer: str
-    type: str
-    source: str
-    default: Any = None
-    model_defaults: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
-    minimum: float | None = None
-    maximum: float | None = None
-    choices: tuple[str, ...] = ()
-    rest_choices: tuple[str, ...] = ()
-    effect: str = "used"
-    note: str = ""
-    search: bool = True
-    settings: bool = True
-
-    def default_for(self, model: str) -> Any:
-        """Default of this parameter for one model."""
-        if model not in self.model_defaults and is_huggingface(model):
-            return self.model_defaults.get("huggingface", self.default)
-        return self.model_defaults.get(model, self.default)
-
-    def allowed(self) -> str:
-        """The accepted values, in words."""
-        if self.type == "enum":
-            return "one of " + ", ".join(self.choices)
-        if self.type == "bool":
-            return "true or false"
-        if self.type == "model":
-            return 'a model: {"jobInputType": "mlflow_model", "uri": "azureml:NAME:VERSION"}'
-        noun = {"int": "a whole number", "float": "a number", "str": "text"}[self.type]
-        if self.minimum is not None and self.maximum is not None:
-            return f"{noun} from {self.minimum:g} to {self.maximum:.10g}"
-        if self.minimum is not None:
-            return f"{noun} of at least {self.minimum:g}"
-        return noun
 
 
 class FromRest(NamedTuple):
@@ -87,24 +42,6 @@ class FromRest(NamedTuple):
 
     parameters: dict[str, Any]
     unknown: dict[str, Any]
-
-
-@cache
-def hyperparameters(task_name: str) -> Mapping[str, Hyperparameter]:
-    """Every training parameter of a task by snake_case name. Raises UnknownTask."""
-    wanted = task(task_name).name
-    found = {}
-    for name, row in table("hyperparameters.toml").items():
-        if wanted not in row["tasks"]:
-            continue
-        keep = {key: row[key] for key in Hyperparameter.__dataclass_fields__ if key in row}
-        keep |= {key: tuple(keep[key]) for key in ("choices", "rest_choices") if key in keep}
-        keep["default"] = row.get("task_default", {}).get(wanted, row.get("default"))
-        if row["type"] == "int":
-            keep.setdefault("maximum", _INT32)
-        keep["model_defaults"] = MappingProxyType(row.get("model_default", {}).get(wanted, {}))
-        found[name] = Hyperparameter(name=name, **keep)
-    return MappingProxyType(found)
 
 
 def coerce(task_name: str, name: str, value: object) -> Any:
@@ -130,6 +67,8 @@ def _convert(row: Hyperparameter, value: object) -> Any:
         return value if isinstance(value, str) else None
     if row.type == "model":
         return value if isinstance(value, Mapping) and value else None
+    if row.type == "grid":
+        return _grid(value)
     if row.type == "bool":
         return _boolean(value)
     if row.type == "enum":
@@ -137,8 +76,10 @@ def _convert(row: Hyperparameter, value: object) -> Any:
     number = _number(value)
     if number is None or (row.type == "int" and not float(number).is_integer()):
         return None
-    if (row.minimum is not None and number < row.minimum) or (
-        row.maximum is not None and number > row.maximum
+    if (
+        (row.minimum is not None and number < row.minimum)
+        or (row.maximum is not None and number > row.maximum)
+        or (row.below is not None and number >= row.below)
     ):
         return None
     return int(number) if row.type == "int" else float(number)
@@ -158,10 +99,18 @@ def _boolean(value: object) -> bool | None:
 def _choice(row: Hyperparameter, value: object) -> str | None:
     if not isinstance(value, str):
         return None
+    wanted = value.strip().lower()
     for yaml, rest in zip(row.choices, row.rest_choices, strict=True):
-        if value.strip().lower() in (yaml.lower(), rest.lower()):
+        if wanted in (yaml.lower(), rest.lower()):
             return yaml
-    return None
+    return row.aliases.get(wanted)
+
+
+def _grid(value: object) -> str | None:
+    try:
+        return tile_grid.text(*tile_grid.parse(value)) if isinstance(value, str) else None
+    except ValueError:
+        return None
 
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
@@ -195,7 +144,7 @@ def from_rest(task_name: str, model_settings: Mapping[str, Any]) -> FromRest:
         row = by_rest.get(key)
         if row is None:
             unknown[key] = value
-        elif value is None or (row.type == "enum" and value == "None"):
+        elif not row.given(value):
             continue
         else:
             parameters[row.name] = coerce(task_name, row.name, value)
@@ -216,6 +165,13 @@ def effective(task_name: str, model: str, given: Mapping[str, Any]) -> dict[str,
     values["model_name"] = model
     _check_together(values)
     return values
+
+
+def without_effect(task_name: str, model: str, given: Iterable[str]) -> list[str]:
+    """A sentence for each given parameter that changes nothing for this model, and why."""
+    rows = hyperparameters(task_name)
+    notes = [(name, rows[name].note_for(model)) for name in given if name in rows]
+    return [f"{name} has no effect here: {note}" for name, note in notes if note]
 
 
 def _check_together(values: Mapping[str, Any]) -> None:

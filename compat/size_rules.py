@@ -10,6 +10,10 @@ from amlocal.compat.model_rows import HUGGINGFACE, Model
 
 _TRAINING, _VALIDATION, _RESIZE = "training_crop_size", "validation_crop_size", "validation_resize_size"
 _SERESNEXT = {_TRAINING: 224, _VALIDATION: 224, _RESIZE: 256}
+_IMAGE = "image_size"
+_IOU = "validation_iou_threshold"
+_STRIDE = 32
+_LEAST_IOU = 0.1
 _PATCH = 16
 _DEFAULT_SIDE = 224
 
@@ -20,11 +24,12 @@ def apply_size_rules(row: Model, values: MutableMapping[str, Any], given: Collec
     Azure's rules: a ViT is built for one size, the validation crop; seresnext takes 256/224/224 whatever is
     asked for; a Hugging Face model gets images of one size, training_crop_size, resized and not cropped
     further for validation. A Hugging Face model whose config.json gives a size takes that one unless
-    training_crop_size is in `given`, and always where its architecture has no other. Raises BadParameter for
-    a size below one patch.
+    training_crop_size is in `given`, and always where its architecture has no other. Of detectors, yolov5
+    takes an image_size that is a multiple of 32, and validation_iou_threshold is at least 0.1. Raises
+    BadParameter for a size below one patch.
     """
     if _TRAINING not in values:
-        return []
+        return _of_detector(row, values)
     if row.family == "seresnext":
         return _set(values, _SERESNEXT, f"{row.name} always takes")
     if row.family == "vit":
@@ -34,6 +39,17 @@ def apply_size_rules(row: Model, values: MutableMapping[str, Any], given: Collec
         return []
     side, why = _side(row, values, given)
     return _set(values, dict.fromkeys((_TRAINING, _VALIDATION, _RESIZE), side), f"{row.name} {why}")
+
+
+def _of_detector(row: Model, values: MutableMapping[str, Any]) -> list[str]:
+    notices = []
+    if _IOU in values and values[_IOU] < _LEAST_IOU:
+        notices.append(f"{_IOU} {values[_IOU]:g} is below the least that counts: {_LEAST_IOU} is taken")
+        values[_IOU] = _LEAST_IOU
+    if row.builder == "yolo":
+        side = -(-values[_IMAGE] // _STRIDE) * _STRIDE
+        notices += _set(values, {_IMAGE: side}, f"{row.name} takes multiples of {_STRIDE}:")
+    return notices
 
 
 def _side(row: Model, values: MutableMapping[str, Any], given: Collection[str]) -> tuple[int, str]:

@@ -1,39 +1,75 @@
 """Where a model's pretrained weights lie on this machine; a look at file names only, no heavy import.
 
-The weights folder holds `<model>.safetensors` for models of timm, and for Hugging Face models a folder
-`<org>--<name>` (or one of the user's own naming) with config.json, model.safetensors and, where there is one,
-preprocessor_config.json. Next comes the hub's cache.
+The weights folder holds `<model>.safetensors` for models of timm and torchvision, one file for each
+model_size of yolov5, and for Hugging Face models a folder `<org>--<name>` (or one of the user's own naming)
+with config.json, model.safetensors and, where there is one, preprocessor_config.json. Next comes the hub's
+cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from amlocal.compat import hub, names
+from amlocal.compat import hub, mmdetection, names
 
 HUB_FILE = "model.safetensors"
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 _HUGGINGFACE = "huggingface"
+_DETECTION = "image-object-detection"
+_SIZE = "model_size"
+_PLACE = "{model_size}"
+_NAMING = {"torchvision": "torchvision's", "yolo": "ultralytics'", "mmdet": "MMDetection's"}
 
 
 def row_of(model_name: str) -> names.Model:
-    """The table's row, or that of a Hugging Face `org/name` or folder. Raises ValueError for other names."""
+    """The table's row, or that of a config of MMDetection's zoo, a Hugging Face `org/name` or a folder.
+
+    Raises ValueError for other names.
+    """
     if (known := _known(model_name)) is not None:
         return known
-    return names.model("image-classification", model_name)
+    entry = mmdetection.entry(model_name)
+    return names.model(entry.task if entry and entry.task else "image-classification", model_name)
 
 
-def find(model_name: str, weights_dir: Path | None, environ: Mapping[str, str] | None = None) -> Path | None:
-    """The model's weights file, or None: first `weights_dir`, then the Hugging Face cache. Raises ValueError
-    for a name that no model can have."""
-    return _find(row_of(model_name), HUB_FILE, weights_dir, environ)
+def sized(text: str, parameters: Mapping[str, Any] | None = None) -> str:
+    """A row's `weights` or `url` with the parameter model_size, or its default, in the place for it."""
+    if _PLACE not in text:
+        return text
+    default = names.hyperparameters(_DETECTION)[_SIZE].default
+    return text.replace(_PLACE, str((parameters or {}).get(_SIZE) or default))
 
 
-def find_own(model_name: str, weights_dir: Path) -> Path | None:
+def variants(model_name: str) -> list[dict[str, str]]:
+    """The parameters that tell a model's files apart: one for each of its sizes, or one that is empty.
+
+    Raises ValueError.
+    """
+    if _PLACE not in row_of(model_name).weights:
+        return [{}]
+    return [{_SIZE: size} for size in names.hyperparameters(_DETECTION)[_SIZE].choices]
+
+
+def find(
+    model_name: str,
+    weights_dir: Path | None,
+    environ: Mapping[str, str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> Path | None:
+    """The model's weights file, or None: first `weights_dir`, then the Hugging Face cache.
+
+    `parameters` of the trial: a model may have a file for each of its sizes. Raises ValueError for a name
+    that no model can have.
+    """
+    return _find(row_of(model_name), HUB_FILE, weights_dir, environ, parameters)
+
+
+def find_own(model_name: str, weights_dir: Path, parameters: Mapping[str, Any] | None = None) -> Path | None:
     """As `find`, in the weights folder only."""
-    own = weights_dir / row_of(model_name).weights
+    own = weights_dir / sized(row_of(model_name).weights, parameters)
     return own if _is_file_in(own, weights_dir) else None
 
 
@@ -77,13 +113,23 @@ def needs_config(model_name: str) -> bool:
     return is_folder(model_name) and _known(model_name) is None
 
 
-def where_to_put(model_name: str, weights_dir: Path | None, why: str = "") -> str:
+def nowhere(model_name: str) -> str:
+    """Why the hub is not asked for a model without a repository. Raises ValueError."""
+    return "a folder of your own is on no hub" if is_folder(model_name) else "they are on no hub"
+
+
+def where_to_put(
+    model_name: str,
+    weights_dir: Path | None,
+    why: str = "",
+    parameters: Mapping[str, Any] | None = None,
+) -> str:
     """What to tell a user whose weights are missing; `why` is what the hub said. Raises ValueError."""
     reason = f" on this machine, and {why}" if why else ""
     return (
-        f"pretrained weights of {model_name} were not found{reason}. {_put(model_name, weights_dir)}, "
-        'or start from random weights: by advanced_settings {"pretrained": false}, or by the setting '
-        "missing_weights = random"
+        f"pretrained weights of {model_name} were not found{reason}. "
+        f"{_put(model_name, weights_dir, parameters)}, or start from random weights: by advanced_settings "
+        '{"pretrained": false}, or by the setting missing_weights = random'
     )
 
 
@@ -96,16 +142,22 @@ def where_to_put_config(model_name: str, weights_dir: Path | None) -> str:
     )
 
 
-def _put(model_name: str, weights_dir: Path | None) -> str:
+def _put(model_name: str, weights_dir: Path | None, parameters: Mapping[str, Any] | None = None) -> str:
     row = row_of(model_name)
     folder = weights_dir if weights_dir is not None else Path("<weights folder>")
     origin = f" of {hub.HOME}/{row.hub}" if row.hub else ""
-    pull = f"on a connected machine `amlocal weights pull {row.name}` gets " if row.hub else ""
+    pull = f"on a connected machine `amlocal weights pull {row.name}` gets " if row.hub or row.url else ""
     if row.builder == _HUGGINGFACE:
         files, place = f"{CONFIG}, {HUB_FILE} and {PREPROCESSOR}", (folder / row.weights).parent
         return f"Put {files}{origin} into {place}" + (f" ({pull}them)" if pull else "")
-    kind = "safetensors, timm's tensor names"
-    return f"Put the file {HUB_FILE}{origin} at {folder / row.weights} ({kind}; {pull}it)"
+    place = folder / sized(row.weights, parameters)
+    if row.builder not in _NAMING:
+        return f"Put the file {HUB_FILE}{origin} at {place} (safetensors, timm's tensor names; {pull}it)"
+    size = (parameters or {}).get(_SIZE) if _PLACE in row.weights else None
+    option = f" --model-size {size}" if size else ""
+    source = f"`amlocal weights pull {row.name}{option} --from FILE` converts a .pt or .pth"
+    advice = f"{pull}it" if pull else source
+    return f"Put them at {place} (safetensors, {_NAMING[row.builder]} tensor names; {advice})"
 
 
 def _known(model_name: str) -> names.Model | None:
@@ -116,10 +168,15 @@ def _known(model_name: str) -> names.Model | None:
 
 
 def _find(
-    row: names.Model, file: str, weights_dir: Path | None, environ: Mapping[str, str] | None
+    row: names.Model,
+    file: str,
+    weights_dir: Path | None,
+    environ: Mapping[str, str] | None,
+    parameters: Mapping[str, Any] | None = None,
 ) -> Path | None:
     if weights_dir is not None:
-        own = (weights_dir / row.weights).with_name(file) if file != HUB_FILE else weights_dir / row.weights
+        own = weights_dir / sized(row.weights, parameters)
+        own = own.with_name(file) if file != HUB_FILE else own
         if _is_file_in(own, weights_dir):
             return own
     snapshot = hub.snapshot(row.hub, environ) if row.hub else None

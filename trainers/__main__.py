@@ -124,7 +124,7 @@ def _train(path: Path) -> int:
         progress.error(str(error))
         return 1
     except MemoryError:
-        progress.error("not enough memory; reduce training_batch_size or the crop sizes")
+        progress.error("not enough memory; reduce training_batch_size or image sizes")
         return 1
     except Exception as error:
         traceback.print_exc()
@@ -143,8 +143,8 @@ def _explain(error: Exception) -> str:
 
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return (
-            "there is not enough GPU memory; reduce training_batch_size, validation_batch_size or crop sizes "
-            f"({str(error).splitlines()[0]})"
+            "there is not enough GPU memory; reduce training_batch_size, validation_batch_size or image "
+            f"sizes ({str(error).splitlines()[0]})"
         )
     return f"{type(error).__name__}: {error}"
 

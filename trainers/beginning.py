@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from amlocal.compat.model_rows import HUGGINGFACE
+from amlocal.compat.model_rows import HUGGINGFACE, Model
 from amlocal.trainers import device as devices
 from amlocal.trainers import distributed, files, registry
 from amlocal.trainers.checkpoints import Checkpoint
 from amlocal.trainers.errors import TrainingError
 from amlocal.trainers.layouts import NUMBER_TYPES, PLAIN, Layout
+from amlocal.trainers.manner import Manner
 from amlocal.trainers.models import loading, weights
-from amlocal.trainers.models.network import Network, freeze
+from amlocal.trainers.models.network import Building, Network, freeze
+from amlocal.trainers.models.network import building as network_building
 from amlocal.trainers.progress import say, warn
 from amlocal.trainers.spec import Spec, Start
+
+
+class Shaped(Protocol):
+    """The part of a task that the choice of a layout needs; `input_shape` only where it is `compilable`."""
+
+    manner: Manner
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]: ...
 
 
 def seed(spec: Spec) -> int:
@@ -48,28 +62,41 @@ def pretrained(spec: Spec, resume: Checkpoint | None) -> Path | None:
         warn('starting from random weights: advanced_settings has "pretrained": false')
         return None
     if distributed.current().rank == 0:
-        found = weights.begin(spec.model, spec.weights_dir, spec.missing_weights, spec.state_dir)
+        found = weights.begin(
+            spec.model, spec.weights_dir, spec.missing_weights, spec.state_dir, spec.parameters
+        )
         distributed.barrier()
         return found
     # The first process may have to download them.
     distributed.barrier()
-    return weights.obtain(spec.model, spec.weights_dir, spec.missing_weights)
+    return weights.obtain(spec.model, spec.weights_dir, spec.missing_weights, spec.parameters)
+
+
+def building(spec: Spec, path: Path | None) -> Building:
+    """What the builder must know; every attempt of a trial builds alike."""
+    trained = path is not None or spec.start is not None
+    kept = spec.state_dir / weights.STARTED
+    if spec.attempt >= 2 and not trained and kept.exists():
+        trained = json.loads(kept.read_text(encoding="utf-8")).get("file") is not None
+    return network_building(spec.model, spec.parameters, trained=trained)
 
 
 def network(
-    spec: Spec, labels: list[str], path: Path | None, resume: Checkpoint | None
+    spec: Spec, labels: list[str], building: Building, path: Path | None, resume: Checkpoint | None
 ) -> tuple[Network, str]:
-    """The network with the weights in `path`, frozen as asked, and in words what it starts from.
+    """The network with the weights in `path`, frozen as asked, and in words what it starts from. `building`
+    is what its builder must know besides.
 
     Raises TrainingError when those of `path` or of checkpoint_run_id do not fit.
     """
     build = registry.builder(spec.model.builder)
-    built: Network = build(spec.model, len(labels), path, spec.parameters["validation_crop_size"])
+    built: Network = build(spec.model, len(labels), path, building)
     origin = "random weights" if path is None else str(path)
     if resume is not None:
         origin = f"checkpoint of epoch {resume.epoch + 1}, attempt {spec.attempt}"
     elif spec.start is not None:
-        origin = _go_on(built.module, spec.start, spec.model.name, labels)
+        heads = functools.partial(_heads, spec.model, built.module, len(labels), building)
+        origin = _go_on(built.module, spec.start, spec.model.name, labels, heads)
     wanted = spec.parameters["layers_to_freeze"]
     frozen = freeze(built, wanted)
     if wanted is not None and wanted > frozen:
@@ -77,7 +104,9 @@ def network(
     return built, origin
 
 
-def _go_on(module: nn.Module, start: Start, model_name: str, labels: list[str]) -> str:
+def _go_on(
+    module: nn.Module, start: Start, model_name: str, labels: list[str], heads: Callable[[], set[str]]
+) -> str:
     if start.model_name != model_name:
         raise TrainingError(
             f"the checkpoint of run {start.run_id} is of model {start.model_name}, and this job trains "
@@ -87,8 +116,8 @@ def _go_on(module: nn.Module, start: Start, model_name: str, labels: list[str]) 
     earlier = _labels(start.labels)
     if earlier is not None and earlier != labels:
         # Another meaning of each output, even where their number happens to agree.
-        heads = _outputs(module, len(labels)) & _of_width(tensors, len(earlier))
-        tensors = {name: tensor for name, tensor in tensors.items() if name not in heads}
+        new_ones = heads()
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in new_ones}
         gone, new = sorted(set(earlier) - set(labels)), sorted(set(labels) - set(earlier))
         changed = "; ".join(
             f"{what}: {', '.join(some)}" for what, some in (("no more", gone), ("new", new)) if some
@@ -119,25 +148,19 @@ def _labels(path: Path | None) -> list[str] | None:
     return [str(label) for label in found] if isinstance(found, list) else None
 
 
-def _outputs(module: nn.Module, classes: int) -> set[str]:
-    """Names of the tensors of the layer that answers: the last one with a row for each class."""
-    found = [
-        name
-        for name, part in module.named_modules()
-        if isinstance(part, (nn.Linear, nn.Conv2d)) and part.weight.shape[0] == classes
-    ]
-    return {f"{found[-1]}.weight", f"{found[-1]}.bias"} if found else set()
+def _heads(row: Model, module: nn.Module, classes: int, building: Building) -> set[str]:
+    """Names of the tensors that answer: those that would have another shape for another number of classes."""
+    with torch.random.fork_rng(devices=[]):
+        other = registry.builder(row.builder)(row, classes + 1, None, building).module.state_dict()
+    return {name for name, tensor in module.state_dict().items() if tensor.shape != other[name].shape}
 
 
-def _of_width(tensors: dict[str, Tensor], width: int) -> set[str]:
-    return {name for name, tensor in tensors.items() if tensor.ndim and tensor.shape[0] == width}
-
-
-def layout(spec: Spec, model: nn.Module, shape: tuple[int, int, int, int], device: torch.device) -> Layout:
+def layout(spec: Spec, model: nn.Module, task: Shaped, device: torch.device) -> Layout:
     """The layout chosen by the first attempt, kept for the next, since another one gives other numbers.
 
     advanced_settings `precision` ("fp32", "bf16", "fp16") fixes the number type. Raises TrainingError for
-    another value. With `fast_path` false nothing is chosen: fp32, contiguous.
+    another value. With `fast_path` false nothing is chosen: fp32, contiguous. Nothing is measured for a task
+    whose batches have no one shape.
     """
     if not spec.fast_path:
         return PLAIN
@@ -151,12 +174,14 @@ def layout(spec: Spec, model: nn.Module, shape: tuple[int, int, int, int], devic
     # Hugging Face's architectures are families: one name for networks of every size.
     key = row.name if row.builder == HUGGINGFACE else row.architecture
     asked = spec.advanced.get("precision", "auto")
+    usual = devices.fixed_layout(device, key)
     if asked in NUMBER_TYPES:
-        usual = devices.fixed_layout(device, key)
         chosen = Layout(usual.channels_last, asked)
+    elif asked == "auto" and not task.manner.compilable:
+        chosen = usual if task.manner.mixed else Layout(usual.channels_last)
     elif asked == "auto":
         seeded = spec.parameters["random_seed"] is not None
-        chosen = devices.layout(model, key, shape, device, spec.cache_dir, seeded=seeded)
+        chosen = devices.layout(model, key, task.input_shape, device, spec.cache_dir, seeded=seeded)
     else:
         raise TrainingError(
             f"advanced_settings precision is {asked!r}; it must be auto, {', '.join(NUMBER_TYPES)}"

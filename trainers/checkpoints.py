@@ -2,7 +2,8 @@
 removed.
 
 checkpoint/epoch-0003/ holds model.safetensors, optimizer.safetensors (with the random generators' states),
-best.safetensors (a second name of the best epoch's weights) and state.json with everything else: the epoch,
+best.safetensors (a second name of the best epoch's weights), for networks whose weights are averaged
+averaged.safetensors (whose best epoch is then meant), and state.json with everything else: the epoch,
 the early-stopping counter and the metrics so far.
 """
 
@@ -23,9 +24,10 @@ from torch import Tensor, nn
 from amlocal.trainers import files
 from amlocal.trainers.errors import TrainingError
 
-_MODEL, _BEST, _OPTIMIZER, _STATE = (
+_MODEL, _BEST, _AVERAGED, _OPTIMIZER, _STATE = (
     "model.safetensors",
     "best.safetensors",
+    "averaged.safetensors",
     "optimizer.safetensors",
     "state.json",
 )
@@ -45,6 +47,13 @@ class Checkpoint:
     def best(self) -> Path:
         """The best epoch's weights."""
         return self.folder / _BEST
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The running average of the weights. Raises TrainingError where there is none."""
+        try:
+            return load_file(self.folder / _AVERAGED)
+        except OSError as error:
+            raise TrainingError(f"the checkpoint {self.folder} has no averaged weights: {error}") from error
 
 
 class Checkpoints:
@@ -72,15 +81,20 @@ class Checkpoints:
         state: Mapping[str, Any],
         *,
         best: bool,
+        averaged: Mapping[str, Tensor] | None = None,
     ) -> Checkpoint:
-        """Write epoch `epoch`; `best` says that these weights are now the best ones."""
+        """Write epoch `epoch`; `best` says that these weights, or their averages where there are some, are
+        now the best ones."""
         target = self._folder / f"{_PREFIX}{epoch:06d}"
         temporary = self._folder / f".{target.name}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         save_file(plain(model), temporary / _MODEL)
+        if averaged is not None:
+            save_file(dict(averaged), temporary / _AVERAGED)
         previous = self.latest()
-        source = temporary / _MODEL if best or previous is None else previous.best
+        own = temporary / (_MODEL if averaged is None else _AVERAGED)
+        source = own if best or previous is None else previous.best
         _second_name(source, temporary / _BEST)
         tensors, numbers = _flatten(optimizer)
         tensors[_RANDOM_CPU] = torch.get_rng_state()
@@ -108,8 +122,16 @@ class Checkpoints:
 
 
 def plain(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict on the CPU, every tensor contiguous, as safetensors and other readers expect it."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    """The state dict on the CPU, as safetensors and other readers expect it: every tensor contiguous, and in
+    memory of its own, also where a network uses one tensor under several names."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, given in model.state_dict().items():
+        tensor = given.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return found
 
 
 def _second_name(source: Path, target: Path) -> None:

@@ -65,18 +65,18 @@ class Forward:
     def compiled(self) -> bool:
         return self._compiled is not None
 
-    def __call__(self, images: Tensor) -> Any:
+    def __call__(self, images: Tensor, *more: Any) -> Any:
         # Another shape (the last batch of an epoch) would be compiled anew.
         if self._compiled is not None and images.shape == self._shape:
-            return self._compiled(images)
-        return self._eager(images)
+            return self._compiled(images, *more)
+        return self._eager(images, *more)
 
     def decide(
         self,
         steps: int,
         eager_seconds: float,
         shape: torch.Size,
-        rehearse: Callable[[Callable[[Tensor], Any]], object],
+        rehearse: Callable[[Callable[..., Any]], object],
     ) -> None:
         """Compile for images of `shape` if `steps` more steps of `eager_seconds` repay it; asked once.
 

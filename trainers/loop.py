@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,36 +18,19 @@ from amlocal.trainers import distributed, optim
 from amlocal.trainers.checkpoints import Checkpoint, Checkpoints
 from amlocal.trainers.compiling import StepTimer
 from amlocal.trainers.errors import TrainingError
+from amlocal.trainers.kept import Kept
 from amlocal.trainers.layouts import Layout
 from amlocal.trainers.metric_log import Metric
 from amlocal.trainers.progress import EpochLines, say, warn
 from amlocal.trainers.shipping import now_ms
-from amlocal.trainers.stepper import Losses, Stepper
+from amlocal.trainers.stepper import Stepper
+from amlocal.trainers.task import Task
 
-_EXPLODED = 100.0
 _DIGITS = 5
+_TRAIN_LOSS = "log_loss_train"
 _NO_IMAGE = "none of the training images of this epoch can be read"
 _READ_EVERY = 50
 """Steps between two readings of the loss. Each makes the host wait for the GPU."""
-
-
-class Evaluation(Protocol):
-    """Scalars of one evaluation by their logged names."""
-
-    metrics: dict[str, float]
-
-
-class Task(Losses, Protocol):
-    """What a task brings. `batch_size` is lowered when memory is short; `batches_per_epoch` follows it."""
-
-    higher_is_better: bool
-
-    @property
-    def train_images(self) -> int: ...
-
-    def train_batches(self, epoch: int) -> Iterator[Any]: ...
-
-    def evaluate(self, model: nn.Module) -> Any: ...
 
 
 @dataclass
@@ -91,15 +74,26 @@ class Loop:
         self._clock = clock
         self._timer = StepTimer(clock)
         self._world = distributed.current()
+        self._kept = Kept(model)
         self._stepper = Stepper(
-            task, model, parameters, gradient_clip=gradient_clip, device=device, layout=layout, fast=fast
+            task,
+            model,
+            parameters,
+            gradient_clip=gradient_clip,
+            device=device,
+            layout=layout,
+            fast=fast,
+            stepped=self._kept.stepped,
         )
         self._stopping = optim.EarlyStopping(
-            enabled=parameters["early_stopping"],
+            enabled=parameters["early_stopping"] and task.manner.scored,
             patience=parameters["early_stopping_patience"],
             delay=parameters["early_stopping_delay"],
+            beyond=task.manner.beyond_patience,
         )
         self._history: list[Metric] = []
+        self._evaluated: dict[str, float] = {}
+        """The metrics of the last evaluation."""
         self._start: dict[str, Tensor] | None = None
         self._last: Checkpoint | None = None
         self._seed = torch.initial_seed()
@@ -148,6 +142,8 @@ class Loop:
         self._put_back(checkpoint)
         self._stopping.restore(state["stopping"])
         self._history = list(state["history"])
+        latest = [metric for metric in self._history if metric["step"] == checkpoint.epoch]
+        self._evaluated = {m["key"]: m["value"] for m in latest if m["key"] != _TRAIN_LOSS}
         # The checkpoint is written before the metrics are; a kill between the two must not lose them.
         if self._world.rank == 0:
             self._record(self._history)
@@ -156,6 +152,7 @@ class Loop:
 
     def _put_back(self, checkpoint: Checkpoint) -> None:
         self._checkpoints.restore(checkpoint, self._model, self._stepper.optimizer)
+        self._kept.restore(checkpoint)
         if scaler := checkpoint.state.get("scaler"):
             self._stepper.scaler.load_state_dict(dict(scaler))
 
@@ -184,20 +181,24 @@ class Loop:
             if distributed.everywhere(not reason):
                 break
             self._shrink(epoch, reason or "in another process")
-        self._stepper.connect(find_unused=not distributed.everywhere(not unused))
+        steady = self._task.manner.steady and not unused
+        self._stepper.connect(find_unused=not distributed.everywhere(steady))
 
     def _epoch(self, epoch: int, epochs: int, lines: EpochLines) -> Checkpoint:
         if self._world.size > 1:
             # Dropout differs from process to process; a checkpoint knows the generators of rank 0 only.
             torch.manual_seed((self._seed + 1_000_003 * epoch + self._world.rank) & 0x7FFFFFFFFFFFFFFF)
         train_loss, train_seconds = self._train_what_fits(epoch)
+        parts = self._task.parts()
         values: dict[str, float] = {}
         best = False
         if epoch % self._parameters["evaluation_frequency"] == 0 or epoch + 1 == epochs:
-            distributed.share_buffers(self._model)
-            values = dict(self._task.evaluate(self._model).metrics)
-            score = distributed.first(values[self._primary])
+            values = self._evaluate()
+            score = distributed.first(values[self._primary]) if self._task.manner.scored else 0.0
             best = self._stopping.update(epoch, score if self._task.higher_is_better else -score)
+            self._evaluated = dict(values)
+        elif self._task.manner.repeated:
+            values = dict(self._evaluated)
         shown = {
             "loss": train_loss,
             "validation loss": values.get("log_loss"),
@@ -205,10 +206,19 @@ class Loop:
         }
         if self._primary != "accuracy":
             shown["accuracy"] = values.get("accuracy")
-        values["log_loss_train"] = round(train_loss, _DIGITS)
+        values[_TRAIN_LOSS] = round(train_loss, _DIGITS)
         checkpoint = self._write(epoch, values, best)
         lines.end(train_seconds, shown, best)
+        if parts:
+            say("    " + "  ".join(f"{name} {value:.4f}" for name, value in parts.items()))
         return checkpoint
+
+    def _evaluate(self) -> dict[str, float]:
+        distributed.share_buffers(self._model)
+        with self._kept.exchanged():
+            if self._kept.averaged:
+                distributed.share_buffers(self._model)
+            return dict(self._task.evaluate(self._model).metrics)
 
     def _write(self, epoch: int, values: Mapping[str, float], best: bool) -> Checkpoint:
         if self._world.rank == 0:
@@ -221,10 +231,15 @@ class Loop:
                 "batch_size": self._task.batch_size,
                 "accumulation": self._stepper.accumulation,
                 "scaler": self._stepper.scaler.state_dict(),
+                "averaged": self._kept.steps,
             }
-            self._checkpoints.save(epoch, self._model, self._stepper.optimizer, state, best=best)
+            averages = self._kept.tensors()
+            self._checkpoints.save(
+                epoch, self._model, self._stepper.optimizer, state, best=best, averaged=averages
+            )
             self._record(metrics)
-            self._keep(epoch, self._model)
+            with self._kept.exchanged():
+                self._keep(epoch, self._model)
         distributed.barrier()
         found = self._checkpoints.latest()
         if found is None:
@@ -246,7 +261,7 @@ class Loop:
                 if self._world.size > 1:
                     raise TrainingError(
                         f"there is not enough memory for batches of {self._task.batch_size}; reduce "
-                        f"training_batch_size or the crop sizes ({reason})"
+                        f"training_batch_size or {self._task.manner.sizes} ({reason})"
                     ) from error
             # Out of the except block, so that the failed step's tensors are free.
             self._shrink(epoch, reason)
@@ -259,8 +274,8 @@ class Loop:
         size = min(self._task.batch_size, -(-self._task.train_images // self._world.size))
         if size <= 1:
             raise TrainingError(
-                f"there is not enough memory to train on a single image; reduce the crop sizes or take a "
-                f"smaller model ({reason})"
+                f"there is not enough memory to train on a single image; reduce {self._task.manner.sizes} or "
+                f"take a smaller model ({reason})"
             )
         self._task.batch_size = (size + 1) // 2
         wanted = min(self._wanted, size * self._stepper.accumulation)
@@ -278,6 +293,7 @@ class Loop:
             self._put_back(self._last)
         elif self._start is not None:
             self._model.load_state_dict(self._start)
+            self._kept.restart()
 
     def _train(self, epoch: int) -> float:
         self._model.train()
@@ -323,7 +339,7 @@ class Loop:
         """Mean loss so far; here, and only here, the host waits for the device."""
         summed, latest = torch.stack((loss_sum, loss.double())).tolist()
         running = summed / done
-        if not math.isfinite(running) or latest > _EXPLODED:
+        if not math.isfinite(running) or latest > self._task.manner.exploded:
             raise TrainingError(
                 f"the loss explodes ({latest:.4g}) with optimizer {self._parameters['optimizer']} and "
                 f"learning_rate {self._parameters['learning_rate']}; reduce learning_rate, e.g. to 0.0001"

@@ -124,12 +124,12 @@ class EarlyStopping:
     """Remembers the best score and says when to stop.
 
     Ties make the later epoch the best one but are no progress; evaluations count against the patience only
-    from epoch `delay` on; it stops when the count reaches the patience.
+    from epoch `delay` on; it stops when the count reaches the patience, or with `beyond` when it exceeds it.
     """
 
-    def __init__(self, *, enabled: bool, patience: int, delay: int) -> None:
+    def __init__(self, *, enabled: bool, patience: int, delay: int, beyond: bool = False) -> None:
         self._enabled = enabled
-        self._patience = patience
+        self._most = patience + 1 if beyond else patience
         self._delay = delay
         self.best: float | None = None
         self.best_epoch = -1
@@ -150,7 +150,7 @@ class EarlyStopping:
 
     @property
     def stop(self) -> bool:
-        return self._enabled and self.count >= self._patience
+        return self._enabled and self.count >= self._most
 
     def state(self) -> dict[str, Any]:
         return {"best": self.best, "best_epoch": self.best_epoch, "count": self.count}

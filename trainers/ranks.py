@@ -184,7 +184,7 @@ def _explained(error: BaseException) -> str:
     if isinstance(error, TrainingError):
         return str(error)
     if shortage := short_of_memory(error):
-        return f"there is not enough memory; reduce training_batch_size or the crop sizes ({shortage})"
+        return f"there is not enough memory; reduce training_batch_size or image sizes ({shortage})"
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"
 

@@ -16,12 +16,18 @@ DESCRIPTION = "model.json"
 """The file of a finished model that says its task and its network."""
 
 _CLASSIFICATION = ("image-classification", "image-classification-multilabel")
+_DETECTION = ("image-object-detection", "image-instance-segmentation")
 TASKS = dict.fromkeys(_CLASSIFICATION, "amlocal.trainers.tasks.classification:Classification")
+TASKS |= dict.fromkeys(_DETECTION, "amlocal.trainers.tasks.detection:Detection")
 BUILDERS = {
     "timm": "amlocal.trainers.models.timm:build",
     "huggingface": "amlocal.trainers.models.huggingface:build",
+    "torchvision": "amlocal.trainers.models.torchvision_detection:build",
+    "yolo": "amlocal.trainers.models.yolo:build",
+    "mmdet": "amlocal.trainers.models.mmdet:build",
 }
 PREDICTORS = dict.fromkeys(_CLASSIFICATION, "amlocal.trainers.tasks.classification_scoring:Predictor")
+PREDICTORS |= dict.fromkeys(_DETECTION, "amlocal.trainers.tasks.detection_scoring:Predictor")
 
 
 def task(name: str) -> Callable[..., Any]:

@@ -29,7 +29,9 @@ class ImageModel:
         """
         if not isinstance(model_input, pd.DataFrame) or COLUMN not in model_input.columns:
             raise ValueError(f'the input must be a table with a column "{COLUMN}"')
-        rows = [image_bytes(number, value) for number, value in enumerate(model_input[COLUMN].tolist())]
+        explained = self._predictor.explained
+        cells = enumerate(model_input[COLUMN].tolist())
+        rows = [image_bytes(number, value, explained=explained) for number, value in cells]
         return pd.DataFrame(self._predictor.predict(rows), index=model_input.index)
 
 

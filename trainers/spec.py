@@ -101,8 +101,7 @@ def _spec(raw: Mapping[str, Any]) -> Spec:
     advanced, notices = _advanced(raw, given)
     parameters = names.effective(task, model.name, given)
     notices += names.apply_size_rules(model, parameters, given)
-    rows = names.hyperparameters(task)
-    notices += [f"{n} has no effect here: {rows[n].note}" for n in given if rows[n].effect == "ignored"]
+    notices += names.without_effect(task, model.name, given)
     if raw.get("missing_weights", "error") not in ("error", "random"):
         raise ValueError(f"missing_weights is {raw['missing_weights']!r}; it must be error or random")
     verbosity = raw.get("log_verbosity") or "Info"

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from amlocal.trainers import compiling, distributed, optim
 from amlocal.trainers.layouts import Layout
+from amlocal.trainers.manner import Manner
 
 
 class Batch(Protocol):
@@ -28,15 +29,18 @@ class Losses(Protocol):
     """The part of a task that a step needs."""
 
     batch_size: int
+    manner: Manner
 
     @property
     def batches_per_epoch(self) -> int: ...
+
+    def forward(self, model: Callable[..., Any], batch: Any) -> Any: ...
 
     def loss(self, outputs: Any, batch: Any) -> Tensor: ...
 
 
 class Stepper:
-    """The optimizer and everything that leads to it.
+    """The optimizer and everything that leads to it; `stepped` is called after each of its steps.
 
     A window of gradient accumulation counts each image alike, so that its gradient is that of one large
     batch; the last window of an epoch may have fewer batches. The learning rate follows the schedule at every
@@ -53,6 +57,7 @@ class Stepper:
         device: torch.device,
         layout: Layout,
         fast: bool = True,
+        stepped: Callable[[], None] = lambda: None,
     ) -> None:
         self._task = task
         self._model = model
@@ -60,13 +65,15 @@ class Stepper:
         self._gradient_clip = gradient_clip
         self._device = device
         self._layout = layout
+        self._stepped = stepped
         # None: where PyTorch has it.
         self._fused = None if fast else False
         self._world = distributed.current()
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         self._ddp: DistributedDataParallel | None = None
         seeded = parameters["random_seed"] is not None
-        allowed = fast and compiling.possible(device, self._world.size, seeded=seeded)
+        possible = compiling.possible(device, self._world.size, seeded=seeded)
+        allowed = fast and task.manner.compilable and possible
         self.forward = compiling.Forward(model, allowed=allowed)
         self.accumulation = max(1, parameters["gradient_accumulation_step"])
         self.reset()
@@ -98,7 +105,7 @@ class Stepper:
             gradient_as_bucket_view=True,
         )
 
-    def rehearse(self, batch: Any, forward: Callable[[Tensor], Any] | None = None) -> bool:
+    def rehearse(self, batch: Any, forward: Callable[..., Any] | None = None) -> bool:
         """Forward and backward of this process alone, of which nothing stays. True when some trainable weight
         has no part in the loss."""
         buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
@@ -106,7 +113,7 @@ class Stepper:
         try:
             with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
                 with self._layout.autocast(self._device):
-                    outputs = (forward or self._model)(batch.images)
+                    outputs = self._task.forward(forward or self._model, batch)
                 loss = self._task.loss(outputs, batch)
                 gradients = torch.autograd.grad(loss, self._trainable, allow_unused=True)
         finally:
@@ -125,7 +132,7 @@ class Stepper:
         closes = last or (number + 1) % self._window == 0
         with self._gradients(exchanged=closes):
             with self._layout.autocast(self._device):
-                outputs = (self._ddp or self.forward)(batch.images)
+                outputs = self._task.forward(self._ddp or self.forward, batch)
             loss = self._task.loss(outputs, batch)
             images = len(batch.images) if counts else 0
             self.scaler.scale(loss * self._weight(images)).backward()
@@ -150,6 +157,7 @@ class Stepper:
         optim.clip(self._trainable, self._gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self._stepped()
         self.begin()
 
     def _even_out(self) -> None:

@@ -14,11 +14,12 @@ from torch import nn
 from amlocal.trainers import beginning, distributed, files, registry
 from amlocal.trainers import device as devices
 from amlocal.trainers.checkpoints import Checkpoints, plain
-from amlocal.trainers.export import mlflow_model, onnx_artifact
+from amlocal.trainers.export import mlflow_model, scoring_script
 from amlocal.trainers.layouts import Layout
 from amlocal.trainers.loop import Fit, Loop
 from amlocal.trainers.metric_log import Metric, MetricLog
-from amlocal.trainers.models.network import Network
+from amlocal.trainers.models.detector import Detector
+from amlocal.trainers.models.network import Building, Network
 from amlocal.trainers.progress import duration, final, header, say, set_level, warn
 from amlocal.trainers.shipping import Shipper
 from amlocal.trainers.spec import Spec
@@ -56,11 +57,12 @@ def run(spec: Spec) -> Shipper:
     shipper = Shipper.from_environment() if first else Shipper(None)
     task = registry.task(spec.task)(spec, seed)
     torch.manual_seed(seed)
-    network, origin = beginning.network(spec, task.labels, start, resume)
-    layout = beginning.layout(spec, network.module, task.input_shape, device)
+    building = beginning.building(spec, start)
+    network, origin = beginning.network(spec, task.labels, building, start, resume)
+    layout = beginning.layout(spec, network.module, task, device)
     model = network.module.to(memory_format=layout.memory_format).to(device)
-    task.place(device, layout, network.mean, network.std)
-    _tell(spec, task, device, layout, origin, seed)
+    task.place(device, layout, network)
+    _tell(spec, task, network, device, layout, origin, seed)
 
     def record(metrics: list[Metric]) -> None:
         if log is not None:
@@ -80,7 +82,7 @@ def run(spec: Spec) -> Shipper:
         keep=lambda epoch, trained: _keep(spec, epoch, trained),
     )
     fit = loop.fit(resume)
-    _finish(spec, task, network, fit)
+    _finish(spec, task, network, building, fit)
     if first:
         checkpoints.clear()
     if not shipper.close(_SHIPPING_SECONDS):
@@ -92,10 +94,15 @@ def run(spec: Spec) -> Shipper:
     return shipper
 
 
-def _tell(spec: Spec, task: Any, device: torch.device, layout: Layout, origin: str, seed: int) -> None:
+def _tell(
+    spec: Spec, task: Any, network: Network, device: torch.device, layout: Layout, origin: str, seed: int
+) -> None:
     p = spec.parameters
     row = spec.model
     size = f", {row.parameters} M parameters" if row.parameters else ""
+    if isinstance(network.module, Detector):
+        # A row knows one of several sizes only.
+        size = f", {sum(weight.numel() for weight in network.module.parameters()) / 1e6:.1f} M parameters"
     header(
         f"{spec.run_id}: {spec.task}",
         {
@@ -123,7 +130,7 @@ def _keep(spec: Spec, epoch: int, model: nn.Module) -> None:
         _save_state_dict(spec.artifacts_dir / "train_artifacts" / f"{epoch}_model.pt", plain(model))
 
 
-def _finish(spec: Spec, task: Any, network: Network, fit: Fit) -> None:
+def _finish(spec: Spec, task: Any, network: Network, building: Building, fit: Fit) -> None:
     tensors = load_file(fit.best)
     network.module.load_state_dict(tensors)
     evaluation = task.evaluate(network.module)
@@ -143,8 +150,10 @@ def _finish(spec: Spec, task: Any, network: Network, fit: Fit) -> None:
         settings=task.settings(),
         run_id=spec.run_id,
         facts=network.facts,
+        building=building,
     )
-    onnx = onnx_artifact.write(network, spec.parameters["validation_crop_size"], spec.artifacts_dir)
+    scoring_script.write(spec.artifacts_dir / MODEL_FOLDER)
+    onnx = task.write_onnx(network, spec.artifacts_dir)
     result = {
         "primary_metric": spec.primary_metric,
         "score": fit.score,

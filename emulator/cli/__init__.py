@@ -16,6 +16,7 @@ COMMANDS = {
     "workspace": "make workspaces of your own names answer",
     "datastore": "mount folders of this machine as datastores, without a copy",
     "lint": "check jobs and labelled images before they are submitted",
+    "convert": "turn labelled images of COCO or Pascal VOC into what jobs read, and back",
     "weights": "list, check and get pretrained weights",
     "demo": "the whole path, from images to predictions, in a few minutes",
 }

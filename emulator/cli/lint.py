@@ -11,12 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from amlocal.compat import yaml_places
+from amlocal.compat import label_readers, yaml_places
 from amlocal.compat.yaml_places import Document, YamlError
 from amlocal.emulator.cli import lint_data, lint_findings
 from amlocal.emulator.cli.lint_findings import FORMATS, Finding, Unreadable
 
-TASKS = ("image-classification", "image-classification-multilabel")
+TASKS = tuple(label_readers.READERS)
 _LINES = (".jsonl", ".ndjson", ".json")
 _MINIMUM = 10
 

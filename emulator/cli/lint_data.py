@@ -49,7 +49,8 @@ def _resolve(reference: str) -> Path:
 
 
 def _findings(report: Report, named: Callable[[str], str], whole: str) -> list[Finding]:
-    found = [*_errors(report, named, whole), *_dropped(report, named), *_suffixes(report, named)]
+    found = [*_errors(report, named, whole), *_dropped(report, named), *_left_out(report, named)]
+    found += _suffixes(report, named)
     found += [Finding(whole, 1, "warning", one_line(notice)) for notice in report.notices]
     return found
 
@@ -72,6 +73,14 @@ def _dropped(report: Report, named: Callable[[str], str]) -> Iterator[Finding]:
     for row in report.dropped[:_LISTED]:
         yield Finding(named(row.file), row.line, "warning", one_line(f"the row is dropped: {row.reason}"))
     yield from _more(report.dropped, named, "rows are dropped")
+
+
+def _left_out(report: Report, named: Callable[[str], str]) -> Iterator[Finding]:
+    for row in report.left_out[:_LISTED]:
+        yield Finding(named(row.file), row.line, "warning", one_line(f"left out: {row.reason}"))
+    if report.left_out_count > _LISTED:
+        more = f"{report.left_out_count - _LISTED} more boxes or polygons are left out"
+        yield Finding(named(report.left_out[0].file), 1, "warning", more)
 
 
 def _suffixes(report: Report, named: Callable[[str], str]) -> Iterator[Finding]:

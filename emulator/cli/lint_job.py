@@ -90,7 +90,9 @@ class JobLint:
                 "taskDetails.modelSettings.advancedSettings", "warning", notice.removeprefix("WARNING: ")
             )
         try:
-            with_sample(job, str(self._document.value.get("name") or self._path.stem))
+            drawn = with_sample(job, str(self._document.value.get("name") or self._path.stem))
+            if drawn.fallback:
+                self._at("taskDetails.modelSettings.modelName", "warning", drawn.fallback)
         except AzureError as error:
             self._at(error.target or "", "error", error.message)
         train = self._data("training_data", "trainingData", job.training_uri, job, mltable.MINIMUM_ROWS)

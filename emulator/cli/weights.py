@@ -26,6 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     pull.add_argument(
         "--from", dest="source", metavar="FILE|FOLDER|URL", help="where one model's files are instead"
     )
+    pull.add_argument(
+        "--model-size",
+        metavar="SIZE",
+        help="of a model with a file for each of its sizes: small, medium, large, extra_large",
+    )
     pull.add_argument("--force", action="store_true", help="replace weights that are there")
     for action in (listing, check, pull):
         action.add_argument("--weights-dir", metavar="DIR", help="the weights folder, as given to `serve`")
@@ -43,7 +48,7 @@ def main(options: argparse.Namespace) -> int:
             return _check(folder, options.names)
         if settings.weights_dir is None:
             DataFolder(settings.data_dir).create()
-        return _pull(folder, options.names, options.source, options.force)
+        return _pull(folder, options.names, options.source, options.model_size, options.force)
     except ValueError as error:
         raise CommandError(f"{error}.") from error
 
@@ -68,15 +73,16 @@ def _list(folder: Path) -> int:
     print(f"weights folder: {folder}")
     models = weights.known(folder)
     width = max(map(len, models))
-    for name in models:
-        found = weights.find(name, folder)
+    for name, given in ((model, given) for model in models for given in weights.variants(model)):
+        found = weights.find(name, folder, parameters=given)
         if found is not None:
-            where = "weights folder" if found == weights.find_own(name, folder) else "hub's cache"
+            where = "weights folder" if found == weights.find_own(name, folder, given) else "hub's cache"
             print(f"{name:<{width}}  {_megabytes(found.stat().st_size):>8}  {where:<14}  {found}")
         else:
             million = weights.row_of(name).parameters
-            size = f"~{_megabytes(million * 4e6)}" if million else ""
-            print(f"{name:<{width}}  {size:>8}  missing")
+            size = f"~{_megabytes(million * 4e6)}" if million and not given else ""
+            file = f"  {folder / weights.sized(weights.row_of(name).weights, given)}" if given else ""
+            print(f"{name:<{width}}  {size:>8}  missing{' ' * 7 if file else ''}{file}")
     return 0
 
 
@@ -87,7 +93,7 @@ def _megabytes(size: float) -> str:
 def _check(folder: Path, names: list[str]) -> int:
     from amlocal.compat import weights
 
-    names = names or [name for name in weights.known(folder) if weights.find(name, folder) is not None]
+    names = names or [name for name in weights.known(folder) if _there(name, folder)]
     if not names:
         print(f"No weights were found, neither in {folder} nor in the hub's cache.")
         return 0
@@ -100,11 +106,24 @@ def _check(folder: Path, names: list[str]) -> int:
     return code
 
 
-def _pull(folder: Path, names: list[str], source: str | None, force: bool) -> int:
+def _there(name: str, folder: Path) -> bool:
+    from amlocal.compat import weights
+
+    return any(weights.find(name, folder, parameters=given) for given in weights.variants(name))
+
+
+def _pull(folder: Path, names: list[str], source: str | None, size: str | None, force: bool) -> int:
+    from amlocal.compat import weights
     from amlocal.emulator.cli import weights_pull
 
+    parameters = {} if size is None else {"model_size": size}
+    for name in names if parameters else ():
+        if parameters not in weights.variants(name):
+            known = ", ".join(given["model_size"] for given in weights.variants(name) if given)
+            wrong = f"has the sizes {known}" if known else "has one file only"
+            raise CommandError(f"{name} {wrong}; --model-size {str(size)[:_LONGEST]!r} is none of it.")
     if source is not None and len(names) != 1:
         raise CommandError("--from takes the files of one model; give one NAME.")
     for name in names:
-        weights_pull.pull(folder, name, source, force=force)
+        weights_pull.pull(folder, name, source, force=force, parameters=parameters)
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,17 +19,28 @@ _LARGEST_DESCRIPTION = 8 << 20
 Stage = Callable[[tuple[str, ...], Path], Path | None]
 
 
-def pull(weights_dir: Path, model_name: str, given: str | None, *, force: bool) -> None:
+def pull(
+    weights_dir: Path,
+    model_name: str,
+    given: str | None,
+    *,
+    force: bool,
+    parameters: Mapping[str, str] | None = None,
+) -> None:
     """Get every file of a model, then put them in place, the weights last.
 
-    `given` is the value of --from. Raises CommandError, OSError; nothing half-made is left in either case.
+    `given` is the value of --from, `parameters` which of a model's sizes is meant. Raises CommandError,
+    OSError; nothing half-made is left in either case.
     """
     row = weights.row_of(model_name)
-    target = weights_dir / row.weights
-    if weights.find_own(model_name, weights_dir) is not None and not force:
+    target = weights_dir / weights.sized(row.weights, parameters)
+    if weights.find_own(model_name, weights_dir, parameters) is not None and not force:
         print(f"{model_name} is there already: {target} (--force gets it anew)")
         return
-    source = source_of(given, row.hub)
+    address = "" if row.hub else weights.sized(row.url, parameters)
+    if not (given or row.hub or address) and not weights.is_folder(model_name):
+        raise CommandError(f"nothing says where the weights of {model_name} are; use --from FILE or URL.")
+    source = source_of(given or address or None, row.hub)
     origins: dict[Path, str] = {}
     done: list[tuple[Path, Path]] = []
     with ExitStack() as stack:
@@ -46,7 +57,7 @@ def pull(weights_dir: Path, model_name: str, given: str | None, *, force: bool) 
             done += _description(weights_dir, model_name, target.parent, stage)
         got = stage(WEIGHTS, target)
         if got is None:
-            raise CommandError(f"{given or row.hub} has neither {' nor '.join(WEIGHTS)}.")
+            raise CommandError(f"{given or row.hub or address} has neither {' nor '.join(WEIGHTS)}.")
         done.append((_usable(stack, weights_dir, got, target, origins[target]), target))
         for temporary, place in done:
             digest = weights_files.sha256(temporary)

@@ -24,6 +24,8 @@ _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _SECONDS = 30.0
 _CHUNK = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_NAMED_HASH = re.compile(r"https://download\.pytorch\.org/models/.*-([0-9a-f]{8,64})\.pth")
+"""PyTorch's own site writes the beginning of a file's SHA-256 into its name."""
 
 
 class Source(Protocol):
@@ -145,6 +147,11 @@ def _download(address: str, target: Path) -> bool:
         raise CommandError(f"{address} cannot be downloaded: {reason}.") from error
     if expected is not None and found != expected:
         raise CommandError(f"{address}: the file that came has another SHA-256 than the hub says. Try again.")
+    named = _NAMED_HASH.fullmatch(address)
+    if named is not None and not found.startswith(named[1]):
+        raise CommandError(
+            f"{address}: the file that came has another SHA-256 than its name says. Try again."
+        )
     return True
 
 

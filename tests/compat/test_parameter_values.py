@@ -12,6 +12,12 @@ from amlocal.compat import names
 from amlocal.compat.names import Hyperparameter
 
 ROWS = [(task, row) for task in names.tasks() for row in names.hyperparameters(task).values()]
+A_MODEL = {
+    "image-classification": "vitb16r224",
+    "image-classification-multilabel": "vitb16r224",
+    "image-object-detection": "retinanet_resnet50_fpn",
+    "image-instance-segmentation": "maskrcnn_resnet50_fpn",
+}
 MODEL = {"jobInputType": "mlflow_model", "uri": "azureml:digits:1"}
 NOT_NUMBERS = ("", " ", "many", "1,5", "1_0", "0x1", "nan", "inf", "-inf", "1e400", "9" * 65, "1 2", "true")
 NEVER = ([], {}, [1], {"a": 1}, b"1", math.nan, math.inf, -math.inf)
@@ -43,7 +49,14 @@ def refused(task: str, row: Hyperparameter, value: object) -> None:
 @of("int", "float")
 def test_a_number_is_taken_from_its_minimum_to_its_maximum(task: str, row: Hyperparameter) -> None:
     kind = int if row.type == "int" else float
-    assert row.minimum is not None and row.maximum is not None
+    assert row.minimum is not None
+    if row.maximum is None:
+        assert (row.name, row.minimum, row.below) == ("tile_overlap_ratio", 0, 1)
+        assert [read(task, row, value) for value in (0, "0.5", 1 - 1e-9)] == [0, 0.5, 1 - 1e-9]
+        for value in (-1e-9, 1, "1.0", 2):
+            refused(task, row, value)
+        assert row.allowed() == "a number of at least 0 and less than 1"
+        return
     for bound in (row.minimum, row.maximum):
         for value in (bound, kind(bound), float(bound), str(bound), f" {kind(bound)} ", f"{bound:.10e}"):
             found = read(task, row, value)
@@ -87,9 +100,23 @@ def test_choices_are_taken_in_both_spellings_and_any_case(task: str, row: Hyperp
     for yaml, rest in zip(row.choices, row.rest_choices, strict=True):
         for value in (yaml, rest, yaml.upper(), rest.lower(), f" {rest} "):
             assert read(task, row, value) == yaml
+    for alias, choice in row.aliases.items():
+        assert read(task, row, alias) == read(task, row, alias.upper()) == choice
     for value in (*NEVER, "", "lion", row.choices[0] + "x", 0, 1, True, 10**400):
         refused(task, row, value)
-    assert names.from_rest(task, {row.rest: "None"}).parameters == {}
+    # REST's word for "not given", but for the parameter that can be told not to measure anything.
+    meant = {"validation_metric_type": "none"} if row.name == "validation_metric_type" else {}
+    assert names.from_rest(task, {row.rest: "None"}).parameters == meant
+
+
+@of("grid")
+def test_a_grid_of_tiles_has_two_spellings(task: str, row: Hyperparameter) -> None:
+    for value in ("3x2", "3X2", " 3 x 2 ", "(3, 2)", "(3,2)"):
+        assert read(task, row, value) == "3x2"
+    assert read(task, row, "100x1") == "100x1"
+    for value in (*NEVER, "", "3", "3x", "x2", "3x2x1", "0x2", "1x1", "(1, 1)", "101x1", "-3x2", "3.0x2", 3):
+        refused(task, row, value)
+    refused(task, row, "\u0663x\u0662")
 
 
 @of("str")
@@ -107,13 +134,14 @@ def test_a_model_is_an_input_of_a_job(task: str, row: Hyperparameter) -> None:
 
 
 def test_every_type_is_tested_above() -> None:
-    assert {row.type for _, row in ROWS} == {"int", "float", "bool", "enum", "str", "model"}
+    assert {row.type for _, row in ROWS} == {"int", "float", "bool", "enum", "str", "model", "grid"}
     assert {task for task, _ in ROWS} == set(names.tasks())
 
 
 @pytest.mark.parametrize(("task", "row"), ROWS, ids=[f"{task}-{row.name}" for task, row in ROWS])
 def test_a_row_is_whole(task: str, row: Hyperparameter) -> None:
     assert row.effect in ("used", "ignored") and bool(row.note) == (row.effect == "ignored")
+    assert set(row.except_models + row.only_models) <= {"yolov5"}
     assert row.source and row.rest and row.trainer
     for default in (row.default, *row.model_defaults.values()):
         assert default is None or names.coerce(task, row.name, default) == default
@@ -122,16 +150,17 @@ def test_a_row_is_whole(task: str, row: Hyperparameter) -> None:
 
 def fixed_and_default(task: str) -> Iterator[tuple[str, object]]:
     for row in names.hyperparameters(task).values():
-        default = row.default_for("resnet18")
+        default = row.default_for(A_MODEL[task])
+        unset = {"str": "text", "grid": "3x2"}.get(row.type, 3)
         if row.name not in ("model_name", "checkpoint_model"):
-            yield row.name, "text" if row.type == "str" else default if default is not None else 3
+            yield row.name, unset if row.type == "str" or default is None else default
 
 
 @pytest.mark.parametrize("task", list(names.tasks()))
 def test_what_is_given_wins_over_the_defaults_and_the_rest_is_filled_in(task: str) -> None:
     given = dict(fixed_and_default(task))
     given |= {"learning_rate": "0.25", "number_of_epochs": "4.0", "nesterov": "off", "optimizer": "AdamW"}
-    found = names.effective(task, "vitb16r224", {**given, "momentum": None})
+    found = names.effective(task, A_MODEL[task], {**given, "momentum": None})
     expected = {"learning_rate": 0.25, "number_of_epochs": 4, "nesterov": False, "optimizer": "adamw"}
-    defaults = {"momentum": 0.9, "checkpoint_model": None, "model_name": "vitb16r224"}
+    defaults = {"momentum": 0.9, "checkpoint_model": None, "model_name": A_MODEL[task]}
     assert found == {**given, **expected, **defaults}

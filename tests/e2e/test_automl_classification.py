@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -232,3 +234,73 @@ def test_a_checkpoint_of_another_model_is_refused_at_submit(ml_client: Any, firs
         ml_client.jobs.create_or_update(job)
     with pytest.raises(ResourceNotFoundError):
         ml_client.jobs.get("pairs_other")
+
+
+def test_the_scoring_script_answers_as_the_mlflow_model(
+    ml_client: Any, first: Any, artifacts: Any, tmp_path: Path
+) -> None:
+    """Both as users deploy them, and the MLflow model once more with a setting changed."""
+    import endpoint_desk
+    from azure.ai.ml.entities import CodeConfiguration, Environment, Model
+
+    assert first.status == "Completed"
+    outputs = artifacts("pairs_sdk") / "outputs"
+    script, conda = "scoring_file_v_1_0_0.py", "conda_env_v_1_0_0.yml"
+    code, edited = tmp_path / "code", tmp_path / "edited"
+    code.mkdir()
+    shutil.copy(outputs / script, code)
+    shutil.copytree(outputs / "mlflow-model", edited)
+    settings = json.loads((edited / "artifacts/settings.json").read_text())
+    (edited / "artifacts/settings.json").write_text(json.dumps({**settings, "valid_resize_size": 2 * SIDE}))
+
+    root = "azureml://jobs/pairs_sdk_HD_0/outputs/artifacts/outputs"
+    models = {
+        "script": Model(name="pairs-weights", path=f"{root}/model.pt", type="custom_model"),
+        "mlflow": Model(name="pairs-mlflow", path=f"{root}/mlflow-model", type="mlflow_model"),
+        "edited": Model(name="pairs-mlflow", path=str(edited), type="mlflow_model"),
+    }
+    image = "mcr.microsoft.com/azureml/openmpi4.1.0-ubuntu20.04:latest"
+    environment = Environment(name="pairs-scoring", image=image, conda_file=str(outputs / conda))
+    by_script = {
+        "code_configuration": CodeConfiguration(code=str(code), scoring_script=script),
+        "environment": environment,
+    }
+    endpoint = endpoint_desk.endpoint(ml_client, "pairs-answers")
+    key = ml_client.online_endpoints.get_keys("pairs-answers").primary_key
+    one_engine = {"AMLOCAL_SCORING_ENGINE": "eager"}
+    begun = []
+    for name, model in models.items():
+        registered = ml_client.models.create_or_update(model)
+        more = {"environment_variables": one_engine, **(by_script if name == "script" else {})}
+        made = endpoint_desk.deployment("pairs-answers", name, registered.id, **more)
+        begun.append(ml_client.online_deployments.begin_create_or_update(made))
+    deployed, *_ = [one.result() for one in begun]
+    assert deployed.properties["azureml.runtimeEnvironment"] == "pairs-scoring:1"
+    assert "amlocal.environment_differences" not in deployed.properties
+
+    raw = (write_pairs(tmp_path / "more", (0, 1, 2)) / "images/5.jpg").read_bytes()
+    text = base64.encodebytes(raw).decode()
+
+    def invoke(deployment: str, body: Any) -> Any:
+        (tmp_path / "body.json").write_text(json.dumps(body))
+        return json.loads(
+            ml_client.online_endpoints.invoke(
+                endpoint_name="pairs-answers",
+                deployment_name=deployment,
+                request_file=str(tmp_path / "body.json"),
+            )
+        )
+
+    table = {"input_data": {"columns": ["image"], "index": [0], "data": [[text]]}}
+    (goal,) = invoke("mlflow", table)
+    assert goal["labels"] == ["0", "1", "2"] and all(0 < p < 1 for p in goal["probs"])
+    assert invoke("script", table) == [goal]
+    assert invoke("script", {"image": text}) == {"filename": "image", **goal}
+    uri, headers = endpoint.scoring_uri, {"azureml-model-deployment": "script"}
+    sent = {"json": None, "headers": {**headers, "Authorization": f"Bearer {key}"}}
+    answer = endpoint_desk.score(uri, None, data=raw, **sent)
+    assert (answer.status_code, answer.json()) == (200, {"filename": "image", **goal})
+    answer = endpoint_desk.score(uri, None, data=raw[:100], **sent)
+    assert answer.status_code == 424 and "row 0" not in answer.text and "bytes" in answer.text
+    assert answer.headers["ms-azureml-model-error-statuscode"] == "400"
+    assert invoke("edited", table)[0]["probs"] != goal["probs"]

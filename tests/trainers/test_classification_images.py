@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 from painted import COLOURS, paint, write_manifest
-from torch import Tensor
+from torch import Tensor, nn
 
 from amlocal.trainers import spec
 from amlocal.trainers.data import images, samples
 from amlocal.trainers.errors import TrainingError
 from amlocal.trainers.layouts import Layout
+from amlocal.trainers.models.network import Network
 from amlocal.trainers.tasks.classification import Classification
 
+PLAIN = Network(nn.Identity(), (0.0,) * 3, (1.0,) * 3, ())
 MakeTask = Callable[..., Classification]
 
 
@@ -28,7 +30,7 @@ def make_task(make_spec: Any) -> MakeTask:
     def make(name: str = "trial", advanced: dict[str, Any] | None = None, **fields: Any) -> Classification:
         settings = {"pretrained": False} | (advanced or {})
         task = Classification(spec.load(make_spec(name, advanced_settings=settings, **fields)), 7)
-        task.place(torch.device("cpu"), Layout(channels_last=False), (0.0,) * 3, (1.0,) * 3)
+        task.place(torch.device("cpu"), Layout(channels_last=False), PLAIN)
         return task
 
     return make

@@ -25,6 +25,7 @@ from amlocal.trainers.distributed import World
 from amlocal.trainers.errors import TrainingError
 from amlocal.trainers.layouts import Layout
 from amlocal.trainers.loop import Loop
+from amlocal.trainers.manner import Manner
 
 DEADLINE = 120.0
 
@@ -38,6 +39,7 @@ class Toy:
     """28 random pictures, shared between the processes."""
 
     higher_is_better = True
+    manner = Manner()
 
     def __init__(self, batch_size: int, scores: list[float] | None = None, most: int = 99) -> None:
         source = torch.Generator().manual_seed(1)
@@ -64,6 +66,12 @@ class Toy:
         self.epoch = epoch
         for which in self.order(epoch)[: self.most]:
             yield batches.Batch(self.images[which], self.targets[which])
+
+    def parts(self) -> dict[str, float]:
+        return {}
+
+    def forward(self, model: Callable[..., Any], batch: batches.Batch) -> Any:
+        return model(batch.images)
 
     def loss(self, outputs: Tensor, batch: batches.Batch) -> Tensor:
         return F.cross_entropy(outputs, batch.targets)

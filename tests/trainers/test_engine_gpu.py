@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from amlocal.trainers.compiling import Forward
 from amlocal.trainers.data import batches
 from amlocal.trainers.layouts import Layout
 from amlocal.trainers.loop import Loop
+from amlocal.trainers.manner import Manner
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,6 +38,7 @@ class Toy:
     train_images = 240
     batches_per_epoch = 60
     batch_size = 4
+    manner = Manner()
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -52,6 +54,12 @@ class Toy:
 
     def train_batches(self, epoch: int) -> Iterator[batches.Batch]:
         return batches.prepared(self.make, self.device)
+
+    def parts(self) -> dict[str, float]:
+        return {}
+
+    def forward(self, model: Callable[..., Any], batch: batches.Batch) -> Any:
+        return model(batch.images)
 
     def loss(self, outputs: Tensor, batch: batches.Batch) -> Tensor:
         return F.cross_entropy(outputs.float(), batch.targets)

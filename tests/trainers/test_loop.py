@@ -25,6 +25,7 @@ from amlocal.trainers.data import batches
 from amlocal.trainers.errors import TrainingError
 from amlocal.trainers.layouts import Layout
 from amlocal.trainers.loop import Fit, Loop
+from amlocal.trainers.manner import Manner
 
 CPU = torch.device("cpu")
 FLAT = {"learning_rate_scheduler": "step", "step_lr_step_size": 1000, "learning_rate": 0.1}
@@ -34,6 +35,7 @@ class Toy:
     """Random pictures of 3 x 2 x 2 and what a network should say of them."""
 
     higher_is_better = True
+    manner = Manner()
 
     def __init__(self, images: int = 26, batch_size: int = 8, scores: list[float] | None = None) -> None:
         source = torch.Generator().manual_seed(1)
@@ -62,6 +64,12 @@ class Toy:
             if number not in self.lost:
                 self.seen.append(which)
                 yield batches.Batch(self.images[which], self.targets[which])
+
+    def parts(self) -> dict[str, float]:
+        return {}
+
+    def forward(self, model: Callable[..., Any], batch: batches.Batch) -> Any:
+        return model(batch.images)
 
     def loss(self, outputs: Tensor, batch: batches.Batch) -> Tensor:
         self.on_loss()

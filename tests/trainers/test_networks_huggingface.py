@@ -235,3 +235,15 @@ def test_a_vit_of_transformers_gives_what_transformers_gives(tmp_path: Path) -> 
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         assert torch.equal(network.module.eval()(images), theirs(images).logits)
+
+
+def test_one_that_trains_can_use_what_is_kept_of_one_that_scored(tmp_path: Path) -> None:
+    publish(tmp_path / "mine", "beit", 3)
+    change(tmp_path / "mine" / "config.json", patch_size=4)
+    row = row_in(tmp_path, "mine")
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        huggingface.build(row, 3, None, 32).module.eval()(images)
+    network = huggingface.build(row, 3, None, 32).module
+    network(images).sum().backward()
+    assert all(p.grad is not None for name, p in network.named_parameters() if "relative_position" in name)

@@ -58,6 +58,23 @@ def test_a_model_of_each_family_answers_alike(name: str, tmp_path: Path) -> None
     check(name, 224 if name == "seresnext" else 64, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "vits16r224"])
+def test_a_file_with_the_normalisation_in_it_takes_plain_pixels(name: str, tmp_path: Path) -> None:
+    built = network(name, 32)
+    built.module.eval()
+    assert onnx_artifact.write(built, 32, tmp_path, normalised=True) == "train_artifacts/model.onnx"
+    path = tmp_path / "train_artifacts" / "model.onnx"
+    pixels = torch.rand(3, 3, 32, 32)
+    with torch.inference_mode():
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (built.mean, built.std))
+        goal = built.module((pixels - mean) / std).numpy()
+    scale = max(1.0, np.abs(goal).max())
+    for some in (slice(0, 1), slice(0, 3)):
+        assert np.abs(answers(path, pixels[some]) - goal[some]).max() / scale < CLOSE
+    properties = onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map
+    assert properties == {"input1": "RGB, pixels / 255; the network normalises them"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TABLE if name not in QUICK])
 def test_every_other_model_answers_alike(name: str, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_scoring_answers_what_validation_saw(
     spec = replace(spec, model=names.restored(task, name, facts))
     trial = Classification(spec, 1)
     assert trial.labels == LABELS
-    trial.place(torch.device("cpu"), Layout(channels_last=False), model.network.mean, model.network.std)
+    trial.place(torch.device("cpu"), Layout(channels_last=False), model.network)
     watched = Watched(model.network.module)
     values = trial.evaluate(watched).metrics
     logits = torch.cat(watched.answers)

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torchvision import ops
 
 from amlocal.trainers.serving import engines, probe
 from amlocal.trainers.serving.folding import folded
@@ -205,3 +206,29 @@ def test_a_network_that_cannot_be_exported_is_left_out_with_the_reason() -> None
     plan = engines.Plan(Odd(), (3, 8, 8), CPU, 1)
     with pytest.raises(engines.NotPossible, match="the export fails: no such way"):
         engines.ENGINES["onnx"](plan)
+
+
+class Levels(nn.Module):
+    """One convolution and its normalisation on features of two sizes; behind another, frozen statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+        self.one, self.two = nn.BatchNorm2d(4), ops.FrozenBatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = [self.one(self.a(level)) for level in (x, x[:, :, ::2, ::2])]
+        return self.two(self.b(levels[0])).mean() + levels[1].mean()
+
+
+def test_normalisation_that_runs_several_times_or_is_frozen_is_folded() -> None:
+    module = Levels().eval()
+    for part in (module.one, module.two):
+        part.running_mean.normal_()  # type: ignore[operator, union-attr]
+        part.running_var.uniform_(0.5, 2.0)  # type: ignore[operator, union-attr]
+    inputs = torch.randn(2, 3, 8, 8)
+    expected = module(inputs)
+    with torch.inference_mode(False):
+        assert folded(module, torch.zeros(1, 3, 8, 8)) == 2
+    assert module(inputs).item() == pytest.approx(expected.item(), abs=1e-5)
+    assert type(module.one) is type(module.two) is nn.Identity

@@ -20,6 +20,7 @@ from amlocal.trainers.checkpoints import Checkpoint, Checkpoints
 from amlocal.trainers.data import batches, cache, samples
 from amlocal.trainers.errors import TrainingError
 from amlocal.trainers.loop import Loop
+from amlocal.trainers.models.network import building
 from amlocal.trainers.spec import Spec
 
 _SEED = 1
@@ -37,7 +38,7 @@ class Session:
             self.task: Any = registry.task(spec.task)(spec, _SEED)
             torch.manual_seed(_SEED)
             self.network = registry.builder(spec.model.builder)(
-                spec.model, self.task.classes, None, spec.parameters["validation_crop_size"]
+                spec.model, self.task.classes, None, building(spec.model, spec.parameters)
             )
             # As for a trial without random_seed: measured.
             self.layout = devices.layout(
@@ -49,7 +50,7 @@ class Session:
                 seeded=False,
             )
         self.model = self.network.module.to(memory_format=self.layout.memory_format).to(device)
-        self.task.place(device, self.layout, self.network.mean, self.network.std)
+        self.task.place(device, self.layout, self.network)
 
 
 @contextlib.contextmanager
@@ -186,7 +187,7 @@ class ModelOnly:
 
         def step(_: None) -> int:
             with s.layout.autocast(s.device):
-                outputs = s.model(batch.images)
+                outputs = s.task.forward(s.model, batch)
             scaler.scale(s.task.loss(outputs, batch)).backward()
             scaler.unscale_(optimizer)
             optim.clip(weights, s.spec.model.gradient_clip)

@@ -4,8 +4,12 @@
     accuracy_table (*)      roc_curve.png, precision_recall_curve.png, calibration_curve.png, lift_curve.png,
                             cumulative_gains_curve.png
     classification_report   classification_report.png
+    pr_curve (**)           precision_recall_curve.png
+    confusion_matrix_score_threshold_0.5
+                            confusion_matrix.png
 
-(*) together with classification_report, whose numbers stand in the legends.
+(*) together with classification_report, (**) with per_label_metrics, whose numbers stand in the legends.
+What detectors find in images is drawn by `predictions`.
 
 Drawn by matplotlib's object interface: no window, no figure that stays open, the same bytes for the same
 documents, whatever style the user's own matplotlib settings ask for.
@@ -68,4 +72,24 @@ def _pictures(documents: Documents) -> dict[str, Callable[[], Figure]]:
     if "classification_report" in documents:
         rows = documents["classification_report"]["data"]
         pictures["classification_report"] = lambda: report.classification_report(rows)
+    return pictures | _of_detection(documents)
+
+
+def _of_detection(documents: Documents) -> dict[str, Callable[[], Figure]]:
+    if "pr_curve" not in documents:
+        return {}
+    from amlocal.trainers.charts import detection_curves, matrix
+    from amlocal.trainers.metrics.detection_documents import CONFUSION, PER_LABEL
+
+    pictures: dict[str, Callable[[], Figure]] = {}
+    if PER_LABEL in documents:
+        pictures["precision_recall_curve"] = lambda: detection_curves.precision_recall(documents)
+    middle = f"{CONFUSION}0.5"
+    if middle in documents:
+        data = documents[middle]["data"]
+        wording = matrix.Wording("Confusion matrix, scores from 0.5", "object", "objects", "label", "labels")
+        # The last row says N/A.
+        pictures["confusion_matrix"] = lambda: matrix.confusion_matrix(
+            data["class_labels"], data["matrix"][:-1], wording
+        )
     return pictures

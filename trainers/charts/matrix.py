@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +19,30 @@ _WITH_SHARES = 12
 _CONFUSIONS = 6
 
 
-def confusion_matrix(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> Figure:
-    """Rows are the true classes, coloured by the share of the row; numbers are images.
+class Wording(NamedTuple):
+    """What a matrix is about: its title, what it counts (one, several), and what its rows are."""
 
-    With more than 32 classes there are no numbers, labels are thinned, and the commonest confusions are
-    written below.
+    title: str = "Confusion matrix"
+    one: str = "validation image"
+    several: str = "validation images"
+    row: str = "class"
+    rows: str = "classes"
+
+
+IMAGES = Wording()
+
+
+def confusion_matrix(
+    names: Sequence[str], matrix: Sequence[Sequence[int]], wording: Wording = IMAGES
+) -> Figure:
+    """Rows are the true classes, coloured by the share of the row; numbers are images, or what `wording`
+    says.
+
+    `names` are those of the columns; there may be fewer rows, which have the first of them. With more than 32
+    classes there are no numbers, labels are thinned, and the commonest confusions are written below.
     """
     counts = np.array(matrix, dtype=np.int64)
-    classes = len(names)
+    classes = len(counts)
     total = counts.sum(1, keepdims=True)
     shares = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
     shown = labels.shown(names, 24)
@@ -37,38 +54,40 @@ def confusion_matrix(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> F
     axes.set_facecolor("#eeeeee")
     image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
     bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=30, pad=0.02)
-    bar.set_label("share of the true class's images")
+    bar.set_label(f"share of the true {wording.row}'s {wording.several.rpartition(' ')[2]}")
     bar.outline.set_visible(False)
-    _ticks(axes, shown, side)
+    _ticks(axes, shown, classes, side)
     if classes <= _WITH_NUMBERS:
         _numbers(axes, counts, shares, side / classes)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     images = int(counts.sum())
+    rows = labels.counted(classes, wording.row, wording.rows)
     right = f", {np.trace(counts) / images:.1%} right" if images else ""
     notes = [_confusions(counts, labels.shown(names, 16))] if classes > _WITH_NUMBERS else []
     empty = int((total == 0).sum())
     if empty:
-        notes.append(f"grey rows: {empty} of {labels.counted(classes)} without validation images")
-    facts = f"{labels.counted(images, 'validation image', 'validation images')}, {labels.counted(classes)}"
-    page.headline(figure, "Confusion matrix", facts + right, notes)
+        notes.append(f"grey rows: {empty} of {rows} without {wording.several}")
+    facts = f"{labels.counted(images, wording.one, wording.several)}, {rows}"
+    page.headline(figure, wording.title, facts + right, notes)
     return figure
 
 
-def _ticks(axes: Axes, shown: Sequence[str], side: float) -> None:
+def _ticks(axes: Axes, shown: Sequence[str], rows: int, side: float) -> None:
     step = labels.every(len(shown), int(side / 0.14))
     places = list(range(0, len(shown), step))
     texts = [shown[i] for i in places]
     size = 8 if len(places) <= 40 else 7
     across = max(map(len, texts)) * 0.075 > side / len(shown) * step
     axes.set_xticks(places, texts, rotation=90 if across else 0, fontsize=size)
-    axes.set_yticks(places, texts, fontsize=size)
+    down = [place for place in places if place < rows]
+    axes.set_yticks(down, texts[: len(down)], fontsize=size)
     axes.tick_params(length=0 if step == 1 else 2)
     axes.spines[:].set_visible(False)
     if len(shown) <= _WITH_NUMBERS:
-        last = len(shown) - 0.5
-        edges = np.arange(1, len(shown)) - 0.5
-        across_and_down = [((-0.5, e), (last, e)) for e in edges] + [((e, -0.5), (e, last)) for e in edges]
+        right, bottom = len(shown) - 0.5, rows - 0.5
+        across_and_down = [((-0.5, e), (right, e)) for e in np.arange(1, rows) - 0.5]
+        across_and_down += [((e, -0.5), (e, bottom)) for e in np.arange(1, len(shown)) - 0.5]
         axes.add_collection(LineCollection(across_and_down, colors="white", linewidths=1.0))
 
 

@@ -13,8 +13,11 @@ IMBALANCE = 3
 _SHOWN = 5
 
 
-def notices(train: Sequence[Sample], validation: Sequence[Sample]) -> list[str]:
-    """Sentences for the log: classes that no training image has, and imbalance among the training images.
+def notices(
+    train: Sequence[Sample], validation: Sequence[Sample], advice: str = "; weighted_loss can help"
+) -> list[str]:
+    """Sentences for the log: classes that no training image has, and imbalance among the training images,
+    followed by `advice`.
 
     The split is random and not by class, so a rare class may well end up in the validation half alone.
     """
@@ -32,7 +35,7 @@ def notices(train: Sequence[Sample], validation: Sequence[Sample]) -> list[str]:
         (most, largest), (least, smallest) = ranked[0], ranked[-1]
         found.append(
             f"imbalanced classes: {most!r} has {largest} training images, {least!r} has {smallest}, "
-            f"{largest / smallest:.1f} to 1; weighted_loss can help"
+            f"{largest / smallest:.1f} to 1{advice}"
         )
     return found
 

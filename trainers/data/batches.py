@@ -166,7 +166,13 @@ class _Side(_NoSide):
 
 
 def _tensors(item: object) -> Iterator[Tensor]:
-    values = [getattr(item, f.name) for f in fields(item)] if is_dataclass(item) else [item]
-    for value in values:
-        if isinstance(value, Tensor) and value.is_cuda:
-            yield value
+    """Those on a GPU in a batch, however deep."""
+    if isinstance(item, Tensor):
+        if item.is_cuda:
+            yield item
+    elif is_dataclass(item):
+        for part in fields(item):
+            yield from _tensors(getattr(item, part.name))
+    elif isinstance(item, tuple | list):
+        for value in item:
+            yield from _tensors(value)

@@ -15,14 +15,16 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
+from PIL import Image
 
 from amlocal.trainers import files
 from amlocal.trainers.data import images
-from amlocal.trainers.data.geometry import Geometry, Training, Validation
+from amlocal.trainers.data.geometry import Geometry, OfRegion, Training, Validation
 from amlocal.trainers.data.images import Pixels
 from amlocal.trainers.data.room import TEMPORARY, Room, hold
 from amlocal.trainers.data.samples import Dropped, Sample
@@ -52,9 +54,14 @@ _NOT_KEPT = -1
 
 class Store(Protocol):
     """Pixels by position in the list of samples it was made from; `dropped` says by position which images
-    were found unreadable beforehand, and why."""
+    were found unreadable beforehand, and why; `sizes` height and width of each, where they are known
+    beforehand."""
 
     dropped: dict[int, str]
+
+    @property
+    def sizes(self) -> Sequence[Sequence[int]] | None: ...
+
     decodes: bool
     """Whether reading an image may decode it now."""
 
@@ -86,7 +93,7 @@ class Cache:
             raise
         self.size = whole
         self._offsets: list[int] = index["offsets"]
-        self._sizes: list[list[int]] = index["sizes"]
+        self.sizes: list[list[int]] = index["sizes"]
         self.dropped: dict[int, str] = {int(key): reason for key, reason in index["dropped"].items()}
         self.wanted: int = index["wanted"]
         self._map = np.memmap(self._file, dtype=np.uint8, mode="r")
@@ -99,7 +106,7 @@ class Cache:
         start = self._offsets[index]
         if start < 0:
             return decoded(self._samples[index], self._geometry)
-        height, width = self._sizes[index]
+        height, width = self.sizes[index]
         return self._map[start : start + height * width * 3].reshape(height, width, 3)
 
 
@@ -111,9 +118,10 @@ class Uncached:
     def __init__(self, samples: Sequence[Sample], geometry: Geometry) -> None:
         self._samples = samples
         self._geometry = geometry
-        sizes, self.dropped = _plan(samples, geometry)
+        self.sizes, self.dropped = _plan(samples, geometry)
         offsets = [_NOT_KEPT] * len(samples)
-        self.dropped |= _decode_all(samples, geometry, sizes, offsets, self.dropped, np.empty(0, np.uint8))
+        empty = np.empty(0, np.uint8)
+        self.dropped |= _decode_all(samples, geometry, self.sizes, offsets, self.dropped, empty)
 
     def __getitem__(self, index: int) -> Pixels:
         return decoded(self._samples[index], self._geometry)
@@ -122,7 +130,11 @@ class Uncached:
 def decoded(sample: Sample, geometry: Geometry) -> Pixels:
     """The pixels of one image, from its file. Raises ImageError."""
     with images.open_header(sample.path) as image:
-        return geometry.pixels(image)
+        return _seen(geometry, sample).pixels(image)
+
+
+def _seen(geometry: Geometry, sample: Sample) -> Geometry:
+    return geometry if sample.region is None else OfRegion(geometry, sample.region)
 
 
 def key(samples: Sequence[Sample], geometry: Geometry, *, stream: bool = False) -> str:
@@ -133,7 +145,8 @@ def key(samples: Sequence[Sample], geometry: Geometry, *, stream: bool = False) 
     digest = hashlib.sha256(f"{images.DECODER}\n{geometry!r}\n".encode())
     for sample in samples:
         size = "" if stream else _size(sample.path)
-        digest.update(f"{sample.path}\0{size}\0{sample.etag}\n".encode("utf-8", "surrogateescape"))
+        part = "" if sample.region is None else f"\0{sample.region!r}"
+        digest.update(f"{sample.path}\0{size}\0{sample.etag}{part}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -206,16 +219,28 @@ def _finished(path: Path, samples: Sequence[Sample], geometry: Geometry, room: R
 
 def _plan(samples: Sequence[Sample], geometry: Geometry) -> tuple[list[tuple[int, int]], dict[int, str]]:
     """Result sizes from the headers alone, and the images whose header is no good."""
+    paths = list(dict.fromkeys(sample.path for sample in samples))
+    with ThreadPoolExecutor(cpu_threads()) as pool:
+        known = dict(zip(paths, pool.map(_upright, paths), strict=True))
     sizes: list[tuple[int, int]] = []
     dropped: dict[int, str] = {}
     for index, sample in enumerate(samples):
-        try:
-            with images.open_header(sample.path) as image:
-                sizes.append(geometry.size(*images.upright_size(image)))
-        except images.ImageError as error:
+        found = known[sample.path]
+        if isinstance(found, images.ImageError):
             sizes.append((0, 0))
-            dropped[index] = _cut(str(error))
+            dropped[index] = _cut(str(found))
+        else:
+            sizes.append(_seen(geometry, sample).size(*found))
     return sizes, dropped
+
+
+def _upright(path: Path) -> tuple[int, int] | images.ImageError:
+    """Width and height."""
+    try:
+        with images.open_header(path) as image:
+            return images.upright_size(image)
+    except images.ImageError as error:
+        return error
 
 
 def _build(path: Path, samples: Sequence[Sample], geometry: Geometry, room: Room, noun: str) -> Cache:
@@ -279,9 +304,9 @@ def _decode_all(
     """Decode every image into its place; those without a place are looked at all the same, so that it is
     known which can be read."""
 
-    def one(index: int) -> str | None:
+    def one(index: int, image: Image.Image) -> str | None:
         try:
-            pixels = decoded(samples[index], geometry)
+            pixels = _seen(geometry, samples[index]).pixels(image)
         except images.ImageError as error:
             return _cut(str(error))
         if pixels.shape[:2] != tuple(sizes[index]):
@@ -291,9 +316,19 @@ def _decode_all(
             target[start : start + pixels.size] = pixels.reshape(-1)
         return None
 
+    def of_file(path: Path, indexes: list[int]) -> list[tuple[int, str | None]]:
+        # The regions of an image stand in a row; it is decoded once for all of them.
+        try:
+            with images.open_header(path) as image:
+                return [(index, one(index, image)) for index in indexes]
+        except images.ImageError as error:
+            return [(index, _cut(str(error))) for index in indexes]
+
     todo = [index for index in range(len(samples)) if index not in skip]
+    of_files = [(path, list(part)) for path, part in groupby(todo, key=lambda index: samples[index].path)]
     with ThreadPoolExecutor(cpu_threads()) as pool:
-        return {index: reason for index, reason in zip(todo, pool.map(one, todo), strict=True) if reason}
+        found = pool.map(lambda file: of_file(*file), of_files)
+        return {index: reason for file in found for index, reason in file if reason}
 
 
 def _write_index(file: BinaryIO, start: int, facts: dict[str, Any]) -> None:

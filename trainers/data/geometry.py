@@ -10,6 +10,7 @@ from PIL import Image
 
 from amlocal.trainers.data import images
 from amlocal.trainers.data.images import Pixels
+from amlocal.trainers.data.samples import Region
 
 
 class Geometry(Protocol):
@@ -56,3 +57,24 @@ class Training:
         if decoded.size != (width, height):
             decoded = decoded.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
         return np.asarray(decoded)
+
+
+@dataclass(frozen=True)
+class OfRegion:
+    """A region of an image, resized as `whole` would resize an image as large as the region. Its edges may
+    run through pixels, and are as smooth as if the image had been cut after resizing."""
+
+    whole: Geometry
+    region: Region
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        left, top, right, bottom = self.region
+        return self.whole.size(max(1, round((right - left) * width)), max(1, round((bottom - top) * height)))
+
+    def pixels(self, image: Image.Image) -> Pixels:
+        decoded = images.decode(image)
+        width, height = decoded.size
+        left, top, right, bottom = self.region
+        tall, wide = self.size(width, height)
+        box = (left * width, top * height, min(right * width, width), min(bottom * height, height))
+        return np.asarray(decoded.resize((wide, tall), Image.Resampling.BILINEAR, box=box))

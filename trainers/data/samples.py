@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
 from amlocal.trainers import files
@@ -16,16 +16,24 @@ from amlocal.trainers.progress import warn
 
 _SHOWN = 20
 
+Region = tuple[float, float, float, float]
+"""A part of an image: left, top, right, bottom in shares (0 to 1) of its upright width and height."""
+WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
+
 
 @dataclass(frozen=True)
 class Sample:
     """One image. `labels` is one class in multi-class data, any number of them (each once) in multi-label
-    data; `source` is the file:line that named it."""
+    data; `source` is the file:line that named it; `region`: the only part of the image that is meant."""
 
     path: Path
     etag: str
     labels: tuple[str, ...]
     source: str
+    region: Region | None = None
+
+
+S = TypeVar("S", bound=Sample)
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def _labels(value: Any, source: str, multilabel: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value))
 
 
-def split(samples: Sequence[Sample], share: float, seed: int | None) -> tuple[list[Sample], list[Sample]]:
+def split(samples: Sequence[S], share: float, seed: int | None) -> tuple[list[S], list[S]]:
     """Training and validation samples at random, not by class, as Azure splits; `share` goes to validation,
     rounded up as scikit-learn does, and each half gets one image at least.
 

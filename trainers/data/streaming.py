@@ -49,6 +49,7 @@ class Streamed:
         file: BinaryIO | None,
     ) -> None:
         self.dropped: dict[int, str] = {}
+        self.sizes: Sequence[Sequence[int]] | None = None
         self._samples = samples
         self._geometry = geometry
         self._room = room

@@ -17,13 +17,27 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from amlocal.trainers import files
+from amlocal.trainers.models.network import Building
 from amlocal.trainers.scoring import COLUMN, DESCRIPTION
 
 _LOADER = "amlocal.trainers.scoring"
 _DATA = "artifacts"
-_PACKAGES = ("amlocal", "mlflow", "numpy", "pandas", "pillow", "safetensors", "timm", "torch", "torchvision")
-_CLASSIFIED = ("probs", "labels")
-_OUTPUTS = {"image-classification": _CLASSIFIED, "image-classification-multilabel": _CLASSIFIED}
+_PACKAGES = ("amlocal", "mlflow", "numpy", "pandas", "pillow", "safetensors", "torch", "torchvision")
+_MORE = {
+    "timm": ("timm",),
+    "huggingface": ("timm", "transformers"),
+    "torchvision": ("pycocotools",),
+    "yolo": ("pycocotools", "ultralytics"),
+    "mmdet": ("pycocotools", "mmcv-lite", "mmdet", "mmengine"),
+}
+"""What the networks of each builder need besides."""
+_CLASSIFIED, _DETECTED = ("probs", "labels"), ("boxes",)
+_OUTPUTS = {
+    "image-classification": _CLASSIFIED,
+    "image-classification-multilabel": _CLASSIFIED,
+    "image-object-detection": _DETECTED,
+    "image-instance-segmentation": _DETECTED,
+}
 
 
 def write(
@@ -38,10 +52,12 @@ def write(
     settings: Mapping[str, Any],
     run_id: str,
     facts: Mapping[str, Any] | None = None,
+    building: Building | None = None,
 ) -> None:
     """Write the model folder under a temporary name and rename it.
 
     `facts` describe the network where it is none of the table's; without them it could not be built again.
+    Of a detector, `building` says how it was built; model.json has it as `options`.
     """
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -57,8 +73,10 @@ def write(
         "architecture": architecture,
         "facts": None if facts is None else dict(facts),
     }
+    if isinstance(building, Mapping):
+        description["options"] = dict(building)
     files.write_json(data / DESCRIPTION, description)
-    packages = (*_PACKAGES, "transformers") if builder == "huggingface" else _PACKAGES
+    packages = sorted((*_PACKAGES, *_MORE.get(builder, ())))
     _write_mlmodel(temporary, task, model_name, run_id, requirements(packages))
     files.replace_folder(temporary, target)
 
@@ -99,11 +117,12 @@ def _write_mlmodel(folder: Path, task: str, model_name: str, run_id: str, pins: 
 
 
 def requirements(packages: Sequence[str]) -> list[str]:
-    """The packages that scoring needs, pinned to what is installed here."""
+    """The packages that scoring needs, pinned to what is installed here; without the local part of a version
+    (2.14.1+cu130), which public indexes do not have."""
     pins = []
     for name in packages:
         try:
-            pins.append(f"{name}=={version(name)}")
+            pins.append(f"{name}=={version(name).partition('+')[0]}")
         except PackageNotFoundError:
             pins.append(name)
     return pins

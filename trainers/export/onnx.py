@@ -44,9 +44,30 @@ def write(
     `probabilities` their softmax, for `multilabel` their sigmoid. `metadata` goes into the file's properties.
     `module` stays as it is. Raises ExportError.
     """
+    answers = _Answers(module, probabilities, multilabel)
+    own = next(module.parameters())
+    example = torch.zeros(_IMAGES, *shape, dtype=own.dtype, device=own.device)
+    axes = {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}}
+    save(answers, example, path, outputs=(OUTPUT,), axes=axes, metadata=metadata)
+
+
+def save(
+    module: nn.Module,
+    example: Tensor,
+    path: Path,
+    *,
+    outputs: Sequence[str],
+    axes: Mapping[str, Mapping[int, str]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write any network that takes one tensor like `example`, named `input1`, and answers with `outputs`.
+
+    `axes` names the dimensions of each that may have another length. The file is there whole or not at all,
+    and `module` stays as it is. Raises ExportError.
+    """
     try:
         with _ONE_AT_A_TIME:
-            _write(_Answers(module, probabilities, multilabel), shape, path, metadata or {})
+            _save(module, example, path, outputs, axes, metadata or {})
     except ExportError:
         raise
     except Exception as error:
@@ -56,7 +77,14 @@ def write(
         raise ExportError(reason[:500]) from error
 
 
-def _write(module: nn.Module, shape: Sequence[int], path: Path, metadata: Mapping[str, str]) -> None:
+def _save(
+    module: nn.Module,
+    example: Tensor,
+    path: Path,
+    outputs: Sequence[str],
+    axes: Mapping[str, Mapping[int, str]],
+    metadata: Mapping[str, str],
+) -> None:
     size = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     if size > _LARGEST:
         raise ExportError(f"the weights take {size / 2**30:.1f} GiB; one ONNX file holds less than 2 GiB")
@@ -67,7 +95,7 @@ def _write(module: nn.Module, shape: Sequence[int], path: Path, metadata: Mappin
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        _trace(module, shape, temporary)
+        _trace(module, example, temporary, outputs, axes)
         # Protobuf merges messages that follow each other, so the weights need not be read again.
         more = onnx.ModelProto()
         onnx.helper.set_model_props(more, dict(metadata))
@@ -82,9 +110,13 @@ def _write(module: nn.Module, shape: Sequence[int], path: Path, metadata: Mappin
     files.sync_folder(path.parent)
 
 
-def _trace(module: nn.Module, shape: Sequence[int], path: Path) -> None:
-    own = next(module.parameters())
-    example = torch.zeros(_IMAGES, *shape, dtype=own.dtype, device=own.device)
+def _trace(
+    module: nn.Module,
+    example: Tensor,
+    path: Path,
+    outputs: Sequence[str],
+    axes: Mapping[str, Mapping[int, str]],
+) -> None:
     was_training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -98,8 +130,8 @@ def _trace(module: nn.Module, shape: Sequence[int], path: Path) -> None:
                 str(path),
                 dynamo=False,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+                output_names=list(outputs),
+                dynamic_axes={name: dict(some) for name, some in axes.items()},
                 opset_version=OPSET,
             )
     finally:

@@ -2,11 +2,13 @@
 
 Source of the input's form: "Make predictions with ONNX on computer vision models from AutoML" in Azure
 Machine Learning's documentation, which normalises pixels in [0, 1] with ImageNet's mean and deviation for
-every model, and applies softmax or sigmoid to what comes out.
+every model, and applies softmax or sigmoid to what comes out. What a file with the normalisation in it takes
+is not documented; here its pixels are in [0, 1], so that a client leaves out that one step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,34 +23,40 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def write(network: Network, size: int, folder: Path) -> str | None:
+def write(network: Network, size: int, folder: Path, *, normalised: bool = False) -> str | None:
     """Write the network for images of `size` x `size` below the artifacts' `folder`.
 
-    Returns where in it; None, with a warning, when ONNX cannot express the network: that costs no trial.
+    `normalised` puts the normalisation into the file (enable_onnx_normalization), which then takes pixels in
+    [0, 1]. Returns where in `folder` the file is; None, with a warning, when ONNX cannot express the network:
+    that costs no trial.
     """
     module = network.module
-    usual = (network.mean, network.std) == (IMAGENET_MEAN, IMAGENET_STD)
-    wanted = module if usual else _FromImageNet(network).to(next(module.parameters()).device)
+    metadata = {}
+    if normalised:
+        module = _Scaled(network, (0.0,) * 3, (1.0,) * 3)
+        metadata = {onnx.INPUT: "RGB, pixels / 255; the network normalises them"}
+    elif (network.mean, network.std) != (IMAGENET_MEAN, IMAGENET_STD):
+        module = _Scaled(network, IMAGENET_MEAN, IMAGENET_STD)
     try:
-        onnx.write(wanted, (3, size, size), folder / PLACE, probabilities=False)
+        onnx.write(module, (3, size, size), folder / PLACE, probabilities=False, metadata=metadata)
     except onnx.ExportError as error:
         warn(f"no {PLACE}: {error}")
         return None
     return PLACE
 
 
-class _FromImageNet(nn.Module):
-    """Takes inputs with ImageNet's normalisation to a network that was trained with another."""
+class _Scaled(nn.Module):
+    """A network that takes pixels / 255 less `mean`, divided by `std`, whatever it was trained with."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.module = network.module
-        mean, std, own_mean, own_std = (
-            torch.tensor(values).view(1, 3, 1, 1)
-            for values in (IMAGENET_MEAN, IMAGENET_STD, network.mean, network.std)
+        given_mean, given_std, own_mean, own_std = (
+            torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std, network.mean, network.std)
         )
-        self.register_buffer("scale", std / own_std)
-        self.register_buffer("shift", (mean - own_mean) / own_std)
+        self.register_buffer("scale", given_std / own_std)
+        self.register_buffer("shift", (given_mean - own_mean) / own_std)
+        self.to(next(network.module.parameters()).device)
 
     def forward(self, images: Tensor) -> Tensor:
         found: Tensor = self.module(images * self.scale + self.shift)

@@ -18,8 +18,13 @@ MULTICLASS = frozenset({"accuracy", "log_loss", *(f"{n}_binary" for n in (*PREDI
 MULTILABEL = frozenset({"accuracy", "log_loss", IOU, *(f"{IOU}_{a}" for a in AVERAGES)}) | _AVERAGED
 """What Azure logs at each evaluation of a multi-label trial."""
 
-TRAINING = frozenset({"log_loss_train", "accuracy_train", "iou_train"})
-"""What Azure logs about the training images; the last two only where log_training_metrics asks for it."""
+DETECTION = frozenset({"mean_average_precision", "precision", "recall", "log_loss"})
+"""What Azure logs at each evaluation of a detection or segmentation trial; log_loss where log_validation_loss
+asks for it."""
+
+TRAINING = frozenset({"log_loss_train", "accuracy_train", "iou_train"}) | {f"{n}_train" for n in DETECTION}
+"""What Azure logs about the training images; all but log_loss_train only where log_training_metrics asks for
+it."""
 
 ONLY_AS_PRIMARY = frozenset({"norm_macro_recall"})
 """Azure's name, which Azure never logs beside the others; here it is logged where it is the primary
@@ -27,8 +32,8 @@ metric."""
 
 
 def is_azures(name: str) -> bool:
-    """Whether Azure logs a scalar of this name in image classification."""
-    return name in MULTICLASS | MULTILABEL | TRAINING | ONLY_AS_PRIMARY
+    """Whether Azure logs a scalar of this name in some image task."""
+    return name in MULTICLASS | MULTILABEL | DETECTION | TRAINING | ONLY_AS_PRIMARY
 
 
 def ours(name: str) -> str:

@@ -1,6 +1,7 @@
 """Weights in a pickle (.pt, .pth, .bin) made into safetensors, in a process of their own.
 
 Only `torch.load(weights_only=True)` reads the file: it knows tensors and plain containers, and runs nothing.
+Files of ultralytics and MMDetection hold more; of these the tensors are taken and nothing is run either.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from amlocal.trainers import files
 from amlocal.trainers.errors import TrainingError
+from amlocal.trainers.models import inert
 
 _INNER = ("state_dict", "model_state_dict", "model_state", "model")
 """Where a checkpoint keeps the network's tensors beside other things, the likeliest first."""
@@ -89,10 +91,21 @@ def _load(source: Path) -> Any:
         alien = _GLOBAL.search(str(error))
         if alien is None:
             raise TrainingError(f"{source} is no file of PyTorch's: {_first_line(error)}") from error
+        if alien[1].startswith(inert.FROM):
+            return _load_inert(source)
         raise TrainingError(
             f"{source} holds more than tensors ({alien[1]}): opening it could run any code, so it is "
             "refused. Where you trust it, save only the tensors: torch.save(model.state_dict(), FILE)"
         ) from error
+
+
+def _load_inert(source: Path) -> Any:
+    try:
+        return inert.read(source)
+    except MemoryError as error:
+        raise TrainingError(f"{source} needs more memory than a file of its size should") from error
+    except Exception as error:  # as above
+        raise TrainingError(f"{source} cannot be read: {_first_line(error)}") from error
 
 
 def _named(loaded: Any, source: Path) -> dict[str, Tensor]:

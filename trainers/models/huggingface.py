@@ -43,9 +43,19 @@ def build(row: names.Model, classes: int, weights: Path | None, image_size: int)
         # What a class of transformers raises for numbers that do not fit is its own affair.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise TrainingError(f"{row.name} ({facts.architecture}) cannot be built: {reason}") from error
+    _index_positions(module)
     _take_and_give_tensors(module, resize=facts.image_size not in (None, image_size))
     side = image_size if facts.image_size is not None else None
     return Network(module, facts.mean, facts.std, _stages(module), side, facts.to_json())
+
+
+def _index_positions(module: Any) -> None:
+    """BEiT's index of positions is made at the first use and kept for all networks of this process; made
+    while one scores, in inference mode, it would be of no use to one that is trained afterwards."""
+    with torch.inference_mode(False):
+        for part in module.modules():
+            if hasattr(part, "generate_relative_position_index"):
+                part.generate_relative_position_index(part.window_size)
 
 
 def _facts(row: names.Model, weights: Path | None) -> model_config.Facts:

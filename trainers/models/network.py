@@ -1,4 +1,4 @@
-"""A built classifier, whoever built it: what it must be fed, and its stages for freezing."""
+"""A built network, whoever built it: what it must be fed, and its stages for freezing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from amlocal.compat import model_config, names
 from amlocal.trainers import registry
 
 Stages = tuple[tuple[nn.Module, ...], ...]
+Building = int | Mapping[str, Any]
+"""What a builder must know besides model and classes: the side of a classifier's images in pixels, or the
+parameters of a detector by their names in YAML."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A classifier that takes (images, 3, height, width) and answers (images, classes), before softmax.
+    """A classifier that takes (images, 3, height, width) and answers (images, classes), before softmax; or a
+    `models.detector.Detector`.
 
     `mean` and `std` are those its inputs want; `stages` go from input to output; `image_size` is the side in
     pixels that it must be fed, None = any. `facts` must be kept with the trained weights where the model is
@@ -29,6 +33,19 @@ class Network:
     stages: Stages
     image_size: int | None = None
     facts: Mapping[str, Any] | None = None
+
+
+_SHAPING = ("min_size", "max_size", "box_score_threshold", "nms_iou_threshold", "box_detections_per_image")
+_SHAPING_YOLO = ("image_size", "model_size", "box_score_threshold", "nms_iou_threshold")
+
+
+def building(row: names.Model, parameters: Mapping[str, Any], *, trained: bool = False) -> Building:
+    """What a builder must know of a trial's parameters; `trained`: the network begins with weights that are
+    no random ones."""
+    if "validation_crop_size" in parameters:
+        return int(parameters["validation_crop_size"])
+    wanted = _SHAPING_YOLO if row.builder == "yolo" else _SHAPING
+    return {**{name: parameters[name] for name in wanted}, "trained": trained}
 
 
 def freeze(network: Network, layers: int | None) -> int:
@@ -49,7 +66,7 @@ def freeze(network: Network, layers: int | None) -> int:
 
 
 def rebuild(
-    task: str, model_name: str, classes: int, image_size: int, facts: Mapping[str, Any] | None
+    task: str, model_name: str, classes: int, building: Building, facts: Mapping[str, Any] | None
 ) -> Network:
     """The network of a model that was trained earlier, with random weights; `facts` are `Network.facts`.
 
@@ -58,5 +75,5 @@ def rebuild(
     """
     kept = model_config.Facts.from_json(facts) if facts is not None else None
     row = names.restored(task, model_name, kept)
-    built: Network = registry.builder(row.builder)(row, classes, None, image_size)
+    built: Network = registry.builder(row.builder)(row, classes, None, building)
     return built

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from amlocal.compat import names, weights
 from amlocal.trainers import registry
 from amlocal.trainers.errors import TrainingError
+from amlocal.trainers.models.network import building
 from amlocal.trainers.progress import say
 
 _CLASSES = 2
@@ -15,9 +17,9 @@ _CLASSES = 2
 def run(model_names: list[str], weights_dir: Path | None) -> int:
     """Say OK or what is wrong for each model, in a line; returns 1 when something is wrong, else 0."""
     wrong = 0
-    for name in model_names:
+    for name, given in ((model, given) for model in model_names for given in _there(model, weights_dir)):
         try:
-            path = check(name, weights_dir)
+            path = check(name, weights_dir, given)
         except (TrainingError, ValueError, MemoryError) as error:
             wrong += 1
             say(f"WRONG  {name}: {error or 'there is not enough memory to build the network'}")
@@ -26,20 +28,30 @@ def run(model_names: list[str], weights_dir: Path | None) -> int:
     return 1 if wrong else 0
 
 
-def check(model_name: str, weights_dir: Path | None) -> Path:
+def _there(model_name: str, weights_dir: Path | None) -> list[dict[str, str]]:
+    """Which of the model's files are there; that of its default size where none is."""
+    try:
+        known = weights.variants(model_name)
+        found = [given for given in known if weights.find(model_name, weights_dir, parameters=given)]
+    except ValueError:
+        return [{}]
+    return found or [{}]
+
+
+def check(model_name: str, weights_dir: Path | None, given: Mapping[str, str] | None = None) -> Path:
     """The weights file, once it was loaded into the model's network as a trial does it.
 
-    Raises ValueError for a name that no model can have, TrainingError when the file is missing, cannot be
-    read or does not fit.
+    `given` are the parameters of the trial: a model may have a file for each of its sizes. Raises ValueError
+    for a name that no model can have, TrainingError when the file is missing, cannot be read or does not fit.
     """
-    path = weights.find(model_name, weights_dir)
+    path = weights.find(model_name, weights_dir, parameters=given)
     if path is None:
-        raise TrainingError(weights.where_to_put(model_name, weights_dir))
+        raise TrainingError(weights.where_to_put(model_name, weights_dir, "", given))
     task = _task(model_name)
     row = names.model(task, model_name, weights_dir)
-    values = names.effective(task, row.name, {})
+    values = names.effective(task, row.name, given or {})
     names.apply_size_rules(row, values)
-    registry.builder(row.builder)(row, _CLASSES, path, values["validation_crop_size"])
+    registry.builder(row.builder)(row, _CLASSES, path, building(row, values))
     return path
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from amlocal.compat import hub, hub_look, names
 from amlocal.compat import weights as places
@@ -15,43 +17,53 @@ STARTED = "weights.json"
 _ETAG_SECONDS = 6.0
 
 
-def begin(row: names.Model, weights_dir: Path | None, missing: str, state_dir: Path) -> Path | None:
+def begin(
+    row: names.Model,
+    weights_dir: Path | None,
+    missing: str,
+    state_dir: Path,
+    parameters: Mapping[str, Any] | None = None,
+) -> Path | None:
     """`obtain`, with the result written to weights.json in `state_dir`, where the server reads it.
 
     The file holds {"file": path or null, "random": why there are none, or null}.
     """
-    found, why = _obtain(row, weights_dir, missing)
+    found, why = _obtain(row, weights_dir, missing, parameters)
     told = {"file": None if found is None else str(found), "random": why}
     files.write_json(state_dir / STARTED, told)
     return found
 
 
-def obtain(row: names.Model, weights_dir: Path | None, missing: str) -> Path | None:
+def obtain(
+    row: names.Model, weights_dir: Path | None, missing: str, parameters: Mapping[str, Any] | None = None
+) -> Path | None:
     """The safetensors file to start from; None = random weights, only when `missing` is "random".
 
-    Raises TrainingError with the file's name and place otherwise. Where the hub does not answer that takes
-    `hub_look.PATIENCE` seconds, no more.
+    `parameters` of the trial say which of a model's sizes is meant. Raises TrainingError with the file's name
+    and place otherwise. Where the hub does not answer that takes `hub_look.PATIENCE` seconds, no more.
     """
-    return _obtain(row, weights_dir, missing)[0]
+    return _obtain(row, weights_dir, missing, parameters)[0]
 
 
-def _obtain(row: names.Model, weights_dir: Path | None, missing: str) -> tuple[Path | None, str | None]:
-    found, why = places.find(row.name, weights_dir), ""
+def _obtain(
+    row: names.Model, weights_dir: Path | None, missing: str, parameters: Mapping[str, Any] | None
+) -> tuple[Path | None, str | None]:
+    found, why = places.find(row.name, weights_dir, parameters=parameters), ""
     if found is None:
         found, why = _download(row)
     if found is not None:
         return found, None
     if missing == "random":
-        advice = places.where_to_put(row.name, weights_dir, why)
+        advice = places.where_to_put(row.name, weights_dir, why, parameters)
         warn(f"{advice}. STARTING FROM RANDOM WEIGHTS because missing_weights is random.")
         return None, f"no pretrained weights of {row.name}: {why}; missing_weights is random"
-    raise TrainingError(places.where_to_put(row.name, weights_dir, why))
+    raise TrainingError(places.where_to_put(row.name, weights_dir, why, parameters))
 
 
 def _download(row: names.Model) -> tuple[Path | None, str]:
     """The file in the hub's cache, or None and what was in the way."""
     if not row.hub:
-        return None, "a folder of your own is on no hub"
+        return None, places.nowhere(row.name)
     answer = hub_look.look(row.hub, places.HUB_FILE)
     if not answer.there:
         return None, answer.reason

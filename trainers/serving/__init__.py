@@ -7,6 +7,8 @@ AMLOCAL_SCORING_ENGINE    eager (fp32, as in training), channels_last, folded or
                           normalisations folded into convolutions), bf16, onnx (onnxruntime, on the CPU),
                           compiled (torch.compile, on a GPU), or auto: the fastest of them whose answers are
                           eager's within 0.01. Compiling takes longer than a start may; auto leaves it out.
+                          Detectors, whose images differ in size: eager, channels_last, folded and
+                          folded_channels_last
 AMLOCAL_SCORING_THREADS   threads of one forward pass; else as many as the CPUs that this process may use
 """
 

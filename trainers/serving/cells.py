@@ -12,15 +12,19 @@ _IMAGE = "image_base64"
 _EXPLAIN = "model_explainability"
 
 
-def image_bytes(number: int, cell: object) -> bytes:
-    """The encoded image in a cell of row `number` (from 0). Raises ValueError naming the row."""
+def image_bytes(number: int, cell: object, *, explained: bool = True) -> bytes:
+    """The encoded image in a cell of row `number` (from 0). `explained`: whether answers of this task can be
+    explained; where not, whether the cell asks for it does not matter (Azure's rule). Raises ValueError
+    naming the row."""
     if isinstance(cell, bytes | bytearray | memoryview):
         raw = bytes(cell)
         # No image format begins so.
-        return _from_json(number, raw) if raw[:64].lstrip().startswith(b"{") else raw
+        return _from_json(number, raw, explained) if raw[:64].lstrip().startswith(b"{") else raw
     if not isinstance(cell, str):
         raise ValueError(f"row {number}: expected base64 text or bytes, not {type(cell).__name__}")
-    return _from_json(number, cell) if cell[:64].lstrip().startswith("{") else _decoded(number, cell)
+    if cell[:64].lstrip().startswith("{"):
+        return _from_json(number, cell, explained)
+    return _decoded(number, cell)
 
 
 def _decoded(number: int, text: str) -> bytes:
@@ -36,7 +40,7 @@ def _decoded(number: int, text: str) -> bytes:
     return found
 
 
-def _from_json(number: int, text: str | bytes) -> bytes:
+def _from_json(number: int, text: str | bytes, explained: bool) -> bytes:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -46,7 +50,7 @@ def _from_json(number: int, text: str | bytes) -> bytes:
     explain = value.get(_EXPLAIN, False)
     if not isinstance(explain, bool):
         raise ValueError(f"row {number}: {_EXPLAIN} is {explain!r}; it must be true or false")
-    if explain:
+    if explain and explained:
         raise ValueError(
             f"row {number}: {_EXPLAIN} is true, but explanations are not there yet; send false for the "
             "probabilities alone"

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from amlocal.trainers.serving.folding import folded
 
-Forward = Callable[[Tensor], Tensor]
+Forward = Callable[[Any], Any]
+"""From what the predictor calls inputs to what it calls outputs; tensors where it classifies."""
 
 
 class NotPossible(Exception):
@@ -26,20 +27,22 @@ class NotPossible(Exception):
 @dataclass(frozen=True)
 class Plan:
     """What engines are made of: the network in fp32 on its device, the shape of one image (channels, height,
-    width) and how many threads there are."""
+    width), how many threads there are, and inputs that the network can be tried with; None: two images of
+    zeros."""
 
     module: nn.Module
     shape: tuple[int, int, int]
     device: torch.device
     threads: int
+    sample: Any = None
 
     def copied(self, memory_format: torch.memory_format = torch.contiguous_format) -> nn.Module:
         """A copy to change."""
         return copy.deepcopy(self.module).to(memory_format=memory_format)
 
-    def example(self) -> Tensor:
-        """Two images of zeros."""
-        return torch.zeros(2, *self.shape, device=self.device)
+    def example(self) -> Any:
+        """Inputs to try the network with."""
+        return torch.zeros(2, *self.shape, device=self.device) if self.sample is None else self.sample
 
 
 def _eager(plan: Plan) -> Forward:

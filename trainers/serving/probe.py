@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from amlocal.trainers.serving.engines import EAGER, Forward, NotPossible, Plan
 
@@ -16,6 +16,7 @@ TOLERANCE = 0.01
 """How far answers may be from those of the eager network in fp32."""
 PASSES = 3
 """Through each engine; the first, in which kernels are made, does not count."""
+NO_TIME = "not tried, no time left"
 _WORTHWHILE = 0.95
 """Another engine than the eager one must need at most this share of its time."""
 
@@ -41,8 +42,8 @@ def choose(
     plan: Plan,
     names: Sequence[str],
     makers: Mapping[str, Callable[[Plan], Forward]],
-    inputs: Tensor,
-    difference: Callable[[Tensor, Tensor], float],
+    inputs: Any,
+    difference: Callable[[Any, Any], float],
     *,
     seconds: float,
     timer: Callable[[], float],
@@ -63,7 +64,7 @@ def choose(
         if name == EAGER:
             continue
         if timer() - started > seconds:
-            choice.found[name] = "not tried, no time left"
+            choice.found[name] = NO_TIME
             continue
         try:
             forward = makers[name](plan)
@@ -89,8 +90,8 @@ def fixed(
     plan: Plan,
     name: str,
     makers: Mapping[str, Callable[[Plan], Forward]],
-    inputs: Tensor,
-    difference: Callable[[Tensor, Tensor], float],
+    inputs: Any,
+    difference: Callable[[Any, Any], float],
 ) -> Choice:
     """The engine that somebody asked for, whatever its speed. Raises ValueError where it is not possible or
     answers differently."""
@@ -105,7 +106,7 @@ def fixed(
 
 
 def seconds_of(
-    forward: Forward, inputs: Tensor, timer: Callable[[], float], device: torch.device
+    forward: Forward, inputs: Any, timer: Callable[[], float], device: torch.device
 ) -> list[float]:
     """What each pass takes, the first one left out."""
     found = []

@@ -15,7 +15,7 @@ class Served:
     """A loaded model. `prepare` turns an encoded image into a row, in the caller's thread, and raises
     ValueError for what is no image; `run` answers a batch of rows. `most` is how many calls the deployment
     works on at a time; twice as many are taken, as Azure does, and the others wait before their images are
-    opened."""
+    opened. `explained`: see `image_bytes`."""
 
     columns: ClassVar[tuple[str, ...]] = (COLUMN,)
 
@@ -26,8 +26,10 @@ class Served:
         *,
         limit: int,
         most: int,
+        explained: bool = True,
     ) -> None:
         self._prepare = prepare
+        self._explained = explained
         self._room = threading.BoundedSemaphore(2 * max(1, most))
         self.batches = Batcher(run, limit=limit)
 
@@ -57,7 +59,7 @@ class Served:
         return found
 
     def _row(self, number: int, cell: object) -> Any:
-        raw = image_bytes(number, cell)
+        raw = image_bytes(number, cell, explained=self._explained)
         try:
             return self._prepare(raw)
         except ValueError as error:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from amlocal.trainers.serving.served import Served
 ENGINE = "AMLOCAL_SCORING_ENGINE"
 THREADS = "AMLOCAL_SCORING_THREADS"
 AUTO = "auto"
+EAGERLY = (engines.EAGER,)
+"""For networks whose answers to pictures of nothing cannot be compared."""
 _PROBE_IMAGES = 8
 
 
@@ -76,7 +79,9 @@ def start(
     runner = Runner(predictor, device, choice.forward)
     # A first answer of one image, whose kernels may differ from those of many.
     runner([predictor.prepare(picture(0))])
-    served = Served(predictor.prepare, runner, limit=predictor.limit, most=most)
+    served = Served(
+        predictor.prepare, runner, limit=predictor.limit, most=most, explained=predictor.explained
+    )
 
     def lower(limit: int) -> None:
         served.batches.limit = limit
@@ -94,16 +99,44 @@ def start(
 def _choice(
     plan: engines.Plan, predictor: Any, wanted: str, most: int, timer: Callable[[], float]
 ) -> probe.Choice:
+    possible = predictor.engines or tuple(engines.ENGINES)
+    if wanted not in (AUTO, *possible):
+        raise ValueError(
+            f"{ENGINE} is {wanted!r}, which cannot run {predictor.name}; it must be one of "
+            f"{', '.join((AUTO, *possible))}"
+        )
     pictures = [predictor.prepare(picture(number)) for number in range(_PROBE_IMAGES)]
+    plan = replace(plan, sample=predictor.inputs(pictures[:2], plan.device))
+    with predictor.probing():
+        comparable = predictor.engines is None or predictor.comparable(plan.module(plan.sample))
+        choice = _probed(plan, predictor, wanted, most, timer, pictures, possible if comparable else EAGERLY)
+    if predictor.engines is not None and choice.name != engines.EAGER:
+        # Engines copy the network, also how it was set up for the probe.
+        choice.forward = engines.ENGINES[choice.name](plan)
+    return choice
+
+
+def _probed(
+    plan: engines.Plan,
+    predictor: Any,
+    wanted: str,
+    most: int,
+    timer: Callable[[], float],
+    pictures: Sequence[Any],
+    possible: Sequence[str],
+) -> probe.Choice:
     single = predictor.inputs(pictures[:1], plan.device)
     once = min(probe.seconds_of(plan.module, single, timer, plan.device))
-    names = engines.candidates(plan.device)
+    names = [name for name in engines.candidates(plan.device) if name in possible]
     # The others cost about as much as the eager one.
     affordable = int(probe.SECONDS / (probe.PASSES * len(names) * once))
     many = max(1, min(_PROBE_IMAGES, predictor.limit, 2 * most, affordable))
     inputs = predictor.inputs(pictures[:many], plan.device)
     if wanted != AUTO:
         return probe.fixed(plan, wanted, engines.ENGINES, inputs, predictor.difference)
+    if len(names) == 1 or probe.PASSES * once > probe.SECONDS:
+        found: dict[str, float | str] = dict.fromkeys(names, probe.NO_TIME)
+        return probe.Choice(engines.EAGER, plan.module, 0.0, found | {engines.EAGER: 1 / once})
     return probe.choose(
         plan,
         names,

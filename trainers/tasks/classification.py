@@ -16,7 +16,10 @@ from amlocal.trainers import device as devices
 from amlocal.trainers import distributed, files
 from amlocal.trainers.data import augment, batches, cache
 from amlocal.trainers.errors import TrainingError
+from amlocal.trainers.export import onnx_artifact
 from amlocal.trainers.layouts import Layout
+from amlocal.trainers.manner import Manner
+from amlocal.trainers.models.network import Network
 from amlocal.trainers.progress import say, warn
 from amlocal.trainers.spec import Spec
 from amlocal.trainers.tasks import classification_data
@@ -39,6 +42,7 @@ class Classification:
     """
 
     higher_is_better = True
+    manner = Manner()
 
     def __init__(self, spec: Spec, seed: int) -> None:
         self._spec = spec
@@ -70,6 +74,10 @@ class Classification:
     def validation_images(self) -> int:
         return len(self._validation)
 
+    def parts(self) -> dict[str, float]:
+        """The loss is a single one."""
+        return {}
+
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
         """Shape of a training batch."""
@@ -81,14 +89,12 @@ class Classification:
         """Of one process; all processes have as many."""
         return len(batches.shard(self._order(0), distributed.current()))
 
-    def place(
-        self, device: torch.device, layout: Layout, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
-        """Where batches have to go, and how the network wants its inputs."""
+    def place(self, device: torch.device, layout: Layout, network: Network) -> None:
+        """Where batches have to go, and which network they are for."""
         self._device = device
         self._layout = layout
         self._augmentation = augment.Augmentation(self._parameters["training_crop_size"], device)
-        self._normalise = augment.Normalise(mean, std, device)
+        self._normalise = augment.Normalise(network.mean, network.std, device)
         if self._weights is not None:
             self._weights = self._weights.to(device)
 
@@ -105,6 +111,10 @@ class Classification:
                     yield batch
 
         return batches.prepared(make, self._device)
+
+    def forward(self, model: Callable[..., Any], batch: batches.Batch) -> Tensor:
+        """The network's raw outputs (images, classes)."""
+        return torch.as_tensor(model(batch.images))
 
     def loss(self, outputs: Tensor, batch: batches.Batch) -> Tensor:
         """Mean loss, weighted by class where weighted_loss asks for it."""
@@ -143,6 +153,14 @@ class Classification:
                 warn(str(error))
 
         return Evaluation(values, write_charts)
+
+    def write_onnx(self, network: Network, folder: Path) -> str | None:
+        """Write the trained network below the artifacts' `folder`; returns where, None where that is not
+        possible."""
+        p = self._parameters
+        return onnx_artifact.write(
+            network, p["validation_crop_size"], folder, normalised=p["enable_onnx_normalization"]
+        )
 
     def settings(self) -> dict[str, Any]:
         """settings.json of the model: what a user may edit, under Azure's names."""

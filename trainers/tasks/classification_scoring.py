@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from amlocal.compat.model_rows import is_huggingface
 from amlocal.trainers.data import augment, images
+from amlocal.trainers.models.blank import blank
 from amlocal.trainers.models.network import rebuild
 from amlocal.trainers.spec import MULTILABEL
 from amlocal.trainers.tasks.targets import targets
@@ -34,6 +36,10 @@ class Predictor:
     `prepare` each image, run `module` on their `inputs`, and `finish` its outputs.
     """
 
+    explained: ClassVar[bool] = True
+    """Whether answers of this task can be explained."""
+    engines: ClassVar[tuple[str, ...] | None] = None
+    """Those that can run the network; None: whichever there are."""
     _BATCH = 80
     _BATCH_PIXELS = 80 * 512 * 512
     _LARGEST = 8192
@@ -53,13 +59,14 @@ class Predictor:
         """Most images of one batch."""
         self._targets = targets(description["task"] == MULTILABEL)
         self._whole = is_huggingface(description["model_name"])
-        network = rebuild(
-            description["task"],
-            description["model_name"],
-            len(self.labels),
-            self._crop,
-            description.get("facts"),
-        )
+        with blank():
+            network = rebuild(
+                description["task"],
+                description["model_name"],
+                len(self.labels),
+                self._crop,
+                description.get("facts"),
+            )
         self._check(network.module, folder, description["model_name"])
         load_model(network.module, folder / WEIGHTS, strict=True)
         self.module: nn.Module = network.module.eval()
@@ -117,6 +124,10 @@ class Predictor:
         """The answers for what the network put out."""
         rows = self._probabilities(outputs).tolist()
         return [{"probs": row, "labels": list(self.labels)} for row in rows]
+
+    def probing(self) -> AbstractContextManager[None]:
+        """While engines are compared."""
+        return nullcontext()
 
     def difference(self, outputs: Tensor, reference: Tensor) -> float:
         """How far the answers for two outputs of the same images are apart: the largest difference of a

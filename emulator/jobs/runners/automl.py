@@ -1,5 +1,4 @@
-"""AutoML jobs for image classification, multi-class and multi-label: a sweep of one trial, trained by our own
-trainers."""
+"""AutoML jobs for images: a sweep of one trial, trained by our own trainers."""
 
 from __future__ import annotations
 
@@ -88,6 +87,7 @@ class AutoMLRunner(Logged):
                 **start_tags,
                 "_aml_system_azureml.automlComponent": "AutoML",
                 **automl_records.ignored(job),
+                **automl_records.fallback(job),
             },
             properties={
                 **given,

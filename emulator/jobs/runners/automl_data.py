@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from amlocal.compat import mltable
-from amlocal.compat.mltable import Report
+from amlocal.compat.mltable import Dropped, Report
 from amlocal.emulator.http.errors import AzureError
 from amlocal.emulator.jobs.fields import shown
 from amlocal.emulator.jobs.inputs import InputError, Resolver
@@ -70,13 +70,7 @@ class Checked:
         """data_report.json: all dropped rows of both sets, each set's own counts. Prepared in `staging`."""
         document: dict[str, Any] = {
             "dropped": [
-                {
-                    "dataset": name,
-                    "file": row.file,
-                    "line": row.line,
-                    "reason": row.reason,
-                    "column": row.column,
-                }
+                {"dataset": name, **row._asdict()}
                 for name, report in self.reports.items()
                 for row in report.dropped
             ],
@@ -91,12 +85,18 @@ class Checked:
         """Counts, dropped rows and notices for the log."""
         for name, report in self.reports.items():
             rows, labels, dropped = len(report.rows), len(report.labels), len(report.dropped)
-            yield f"{name}: {rows} images, {labels} labels, {dropped} rows dropped"
-            for row in report.dropped[:_LISTED]:
-                yield f"dropped {row.where}: {row.reason}"
-            if dropped > _LISTED:
-                yield f"... and {dropped - _LISTED} more, all in outputs/data_report.json"
+            objects = f"{report.objects.total()} objects, " if report.detection else ""
+            yield f"{name}: {rows} images, {objects}{labels} labels, {dropped} rows dropped"
+            yield from _listed("dropped", report.dropped, dropped)
+            yield from _listed("left out", report.left_out, report.left_out_count)
         yield from self.notices
+
+
+def _listed(what: str, rows: Sequence[Dropped], count: int) -> Iterator[str]:
+    for row in rows[:_LISTED]:
+        yield f"{what} {row.where}: {row.reason}"
+    if count > _LISTED:
+        yield f"... and {count - _LISTED} more, in outputs/data_report.json"
 
 
 def check(resolver: Resolver, workspace: Workspace, job: ImageJob, abandoned: Callable[[], bool]) -> Checked:

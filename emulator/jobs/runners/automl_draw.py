@@ -32,6 +32,7 @@ def with_sample(job: ImageJob, name: str, index: int = 0) -> ImageJob:
             "there is one"
         )
     if job.search.space is None:
+        notices += [f"WARNING: {job.fallback}"] if job.fallback else []
         return replace(job, notices=tuple(notices))
     space, fixed = _free(job, job.search.space)
     try:
@@ -56,14 +57,9 @@ def with_sample(job: ImageJob, name: str, index: int = 0) -> ImageJob:
     notices.append(f"drawn from the search space by {algorithm} sampling: {json.dumps(sample)}")
     for key in fixed:
         notices.append(f"{key} is not drawn: training_parameters fix it")
-    return replace(
-        job,
-        model=model,
-        model_given=given,
-        parameters=parameters,
-        notices=tuple(notices),
-        sample=sample,
-    )
+    whole = replace(job, model=model, model_given=given, parameters=parameters, sample=sample)
+    notices += [f"WARNING: {whole.fallback}"] if whole.fallback else []
+    return replace(whole, notices=tuple(notices))
 
 
 def _free(job: ImageJob, space: Space) -> tuple[Space, list[str]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from amlocal.compat import names
+from amlocal.compat.label_readers import DETECTION
 from amlocal.emulator.http.errors import user_error
 from amlocal.emulator.jobs import fields
 from amlocal.emulator.jobs.fields import shown
@@ -20,7 +21,14 @@ PLACE = "taskDetails.modelSettings"
 _TOLD = 20
 # Many names have words in common (logTrainingMetrics, trainingBatchSize); a slip of the pen is closer.
 _SLIP = 0.8
-_SWITCHES = ("stream_image_files", "apply_automl_train_augmentations", "pretrained", "fast_path")
+_MOSAIC = "apply_mosaic_for_yolo"
+_SWITCHES = (
+    "stream_image_files",
+    "apply_automl_train_augmentations",
+    _MOSAIC,
+    "pretrained",
+    "fast_path",
+)
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _ADVANCED = (*_SWITCHES, "precision")
 
@@ -59,8 +67,9 @@ def read(task: str, details: Mapping[str, Any]) -> Parameters:
         known = names.hyperparameters(task)
         field = known[error.parameter].rest if error.parameter in known else error.parameter
         raise user_error(f"training_parameters.{error}.", target=f"{PLACE}.{field}") from error
-    _check_advanced(advanced)
-    strange = [f"advancedSettings.{key}" for key in advanced if key not in _ADVANCED]
+    known_settings = _advanced(task)
+    _check_advanced({key: value for key, value in advanced.items() if key in known_settings})
+    strange = [f"advancedSettings.{key}" for key in advanced if key not in known_settings]
     ignored = [*(key for key, value in unknown.items() if value is not None), *strange]
     return Parameters(
         model=model,
@@ -95,10 +104,15 @@ def _hint(task: str, place: str) -> str:
     elif above.startswith("searchSpace["):
         known = [row.rest for row in names.hyperparameters(task).values() if row.search]
     elif above == "modelSettings.advancedSettings":
-        known = _ADVANCED
+        known = _advanced(task)
     by_lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(key[:100].lower(), by_lower, n=1, cutoff=_SLIP)
     return f" (did you mean {by_lower[near[0]]}?)" if near else ""
+
+
+def _advanced(task: str) -> tuple[str, ...]:
+    """The keys of advanced_settings that mean something to a task."""
+    return tuple(key for key in _ADVANCED if key != _MOSAIC or task in DETECTION)
 
 
 def _checkpoint(given: dict[str, Any]) -> tuple[str | None, str | None]:

@@ -19,6 +19,7 @@ from amlocal.emulator.jobs.sampling import command_form
 from amlocal.emulator.jobs.termination.policies import described
 
 IGNORED = "amlocal.ignored"
+FALLBACK = "amlocal.model"
 _LISTED = 20
 _LONGEST = 100
 
@@ -80,6 +81,11 @@ def ignored(job: ImageJob) -> dict[str, str]:
     shown = [place if len(place) <= _LONGEST else f"{place[:_LONGEST]}..." for place in job.ignored[:_LISTED]]
     more = len(job.ignored) - len(shown)
     return {IGNORED: ", ".join(shown) + (f" and {more} more" if more else "")}
+
+
+def fallback(job: ImageJob) -> dict[str, str]:
+    """The tag that says why the default model is another one than Azure's; none where it is that one."""
+    return {FALLBACK: job.fallback} if job.fallback else {}
 
 
 def search_space(job: ImageJob) -> dict[str, Any]:
@@ -158,7 +164,15 @@ def read_result(path: Path) -> Result:
 def results(root: JobRecord, leaf: JobRecord, result: Result) -> Mapping[str, Patch]:
     """What the end of the one trial adds to each run."""
     score = result.text
-    child = {"score": score, "model_output_path": "outputs/mlflow-model", "run_algorithm": result.model_name}
+    outputs = f"aml://artifact/ExperimentRun/dcid.{leaf.name}/outputs"
+    child = {
+        "score": score,
+        "run_algorithm": result.model_name,
+        "model_output_path": "outputs/mlflow-model",
+        "model_data_location": f"{outputs}/model.pt",
+        "scoring_data_location": f"{outputs}/scoring_file_v_1_0_0.py",
+        "conda_env_data_location": f"{outputs}/conda_env_v_1_0_0.yml",
+    }
     if result.best_epoch is not None:
         child["best_epoch"] = str(result.best_epoch)
     return {

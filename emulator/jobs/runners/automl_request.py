@@ -1,4 +1,4 @@
-"""The definition of an AutoML job for image classification: read, checked, and typed.
+"""The definition of an AutoML image job: read, checked, and typed.
 
 Sources: the REST body that azure-ai-ml sends, and the limits in "Set up AutoML to train computer vision
 models".
@@ -17,11 +17,9 @@ from amlocal.emulator.jobs import fields
 from amlocal.emulator.jobs.fields import shown
 from amlocal.emulator.jobs.runners import automl_parameters, automl_space
 
-TASKS = ("image-classification", "image-classification-multilabel")
+TASKS = tuple(names.tasks())
 """The tasks that are there, by their trainers' names."""
 OTHER_TASK_TYPES = (
-    "ImageObjectDetection",
-    "ImageInstanceSegmentation",
     "Classification",
     "Regression",
     "Forecasting",
@@ -89,6 +87,12 @@ class ImageJob:
     @property
     def pretrained(self) -> bool:
         return self.advanced.get("pretrained", True) is True
+
+    @property
+    def fallback(self) -> str:
+        """Why the model is not the one that Azure takes by default; "" where it is, or was named."""
+        named = self.model_given or self.checkpoint_run_id is not None or self.checkpoint_model is not None
+        return "" if named else names.fallback_notice(self.task)
 
     @property
     def distributed(self) -> bool:

@@ -17,7 +17,6 @@ STARTED = "weights.json"
 """What a trial writes into its job folder once it has its weights, or has found that it gets none."""
 _TARGET = "taskDetails.modelSettings.modelName"
 _LONGEST = 500
-_FOLDER = hub_look.Answer("missing", "a folder of your own is on no hub")
 
 
 def check_weights(
@@ -34,15 +33,15 @@ def check_weights(
         return {}
     if not job.pretrained:
         return {TAG: 'random: advanced_settings say {"pretrained": false}'}
-    if weights.find(job.model, weights_dir) is not None:
+    if weights.find(job.model, weights_dir, parameters=job.parameters) is not None:
         return {}
     hub = weights.row_of(job.model).hub
-    answer = hub_look.look(hub, weights.HUB_FILE) if hub else _FOLDER
+    answer = hub_look.look(hub, weights.HUB_FILE) if hub else _nowhere(job.model)
     if answer.there:
         return {}
     if missing == "random":
         return {TAG: _random(job.model, answer.reason)}
-    raise _refusal(weights.where_to_put(job.model, weights_dir, answer.reason))
+    raise _refusal(weights.where_to_put(job.model, weights_dir, answer.reason, job.parameters))
 
 
 def lines(tags: Mapping[str, str]) -> list[str]:
@@ -60,6 +59,10 @@ def with_start(patches: Mapping[str, Patch], job_dir: Path) -> Mapping[str, Patc
         return patches
     tag = {TAG: f"random: {why[:_LONGEST]}"}
     return {name: Patch({**patch.tags, **tag}, patch.properties) for name, patch in patches.items()}
+
+
+def _nowhere(model: str) -> hub_look.Answer:
+    return hub_look.Answer("missing", weights.nowhere(model))
 
 
 def _check_config(job: ImageJob, weights_dir: Path) -> None:

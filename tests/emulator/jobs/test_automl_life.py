@@ -36,6 +36,11 @@ def test_a_job_from_submit_to_completed(desk: Any, helpers: Any) -> None:
         "model_name": "resnet18",
     }
     assert trial.properties["score"] == "0.9375" and trial.properties["run_algorithm"] == "resnet18"
+    # Under these names Azure's notebooks look for the scoring script and its environment.
+    outputs = "aml://artifact/ExperimentRun/dcid.job1_HD_0/outputs"
+    assert trial.properties["model_data_location"] == f"{outputs}/model.pt"
+    assert trial.properties["scoring_data_location"] == f"{outputs}/scoring_file_v_1_0_0.py"
+    assert trial.properties["conda_env_data_location"] == f"{outputs}/conda_env_v_1_0_0.yml"
     assert [child.name for child in service.children(desk.workspace, "job1")] == ["job1_HD"]
     assert desk.engine.started == [("job1_HD_0", 1)]
 

@@ -31,17 +31,12 @@ CASES: list[tuple[dict[str, Any], int, str | None, tuple[str, ...]]] = [
     ({D: None}, 400, f"{D}.taskType", ("taskType is None", "ImageClassification")),
     ({D: "text"}, 400, D, ("taskDetails must be an object, not 'text'",)),
     (
-        {f"{D}.taskType": "ImageObjectDetection"},
-        501,
+        {f"{D}.taskType": "ImageObjectDetecton"},
+        400,
         f"{D}.taskType",
-        ("AutoML task ImageObjectDetection is not there",),
+        ("'ImageObjectDetecton'", "Did you mean ImageObjectDetection"),
     ),
-    (
-        {f"{D}.taskType": "ImageInstanceSegmentation"},
-        501,
-        f"{D}.taskType",
-        ("ImageInstanceSegmentation is not there",),
-    ),
+    ({f"{D}.taskType": "TextNER"}, 501, f"{D}.taskType", ("AutoML task TextNER is not there",)),
     (
         {f"{D}.taskType": "ImageClassificationMultilabl"},
         400,

@@ -1,0 +1,33 @@
+"""What a task brings to the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from torch import nn
+
+from amlocal.trainers.stepper import Losses
+
+
+class Evaluation(Protocol):
+    """Scalars of one evaluation by their logged names."""
+
+    metrics: dict[str, float]
+
+
+class Task(Losses, Protocol):
+    """What a task brings. `batch_size` is lowered when memory is short; `batches_per_epoch` follows it."""
+
+    higher_is_better: bool
+
+    def parts(self) -> Mapping[str, float]:
+        """Means of the losses that this epoch's loss is the sum of, where there are several; every process
+        asks once an epoch."""
+
+    @property
+    def train_images(self) -> int: ...
+
+    def train_batches(self, epoch: int) -> Iterator[Any]: ...
+
+    def evaluate(self, model: nn.Module) -> Any: ...
