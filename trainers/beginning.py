@@ -133,12 +133,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return loading.read(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler fails in many ways
-        raise TrainingError(f"{path} is not a readable model.pt: {str(error).splitlines()[0]}") from error
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise TrainingError(f"{path} is not a state dict")
-    return found
+        return loading.state_dict(path)
+    except ValueError as error:
+        raise TrainingError(f"{path.parent}: {error}") from error
 
 
 def _labels(path: Path | None) -> list[str] | None:

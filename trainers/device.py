@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from amlocal.trainers import distributed
+from amlocal.trainers.errors import TrainingError
 from amlocal.trainers.layouts import Layout, fixed_layout, layout
 from amlocal.trainers.progress import warn
 
@@ -18,6 +19,7 @@ __all__ = [
     "cpu_threads",
     "describe",
     "fixed_layout",
+    "halved",
     "layout",
     "memory",
     "short_of_memory",
@@ -88,3 +90,15 @@ def short_of_memory(error: BaseException) -> str:
     if isinstance(error, RuntimeError) and any(words in text.lower() for words in _NO_ROOM):
         known = True
     return (text.splitlines() or [type(error).__name__])[0] if known else ""
+
+
+def halved(images: int, sizes: str, reason: str) -> int:
+    """How many images to evaluate at a time where `images` do not fit into memory, said in the log; `sizes`
+    says what to reduce where one does not. Raises TrainingError then."""
+    if images == 1:
+        raise TrainingError(
+            f"there is not enough memory to evaluate a single image; reduce {sizes} ({reason})"
+        )
+    half = (images + 1) // 2
+    warn(f"a validation batch of {images} does not fit into memory ({reason}); going on with {half}")
+    return half

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
@@ -10,10 +12,13 @@ from torch import nn
 from amlocal.trainers.stepper import Losses
 
 
-class Evaluation(Protocol):
-    """Scalars of one evaluation by their logged names."""
+@dataclass
+class Evaluation:
+    """Scalars of one evaluation by their logged names, and how to write its documents and pictures into a
+    folder."""
 
     metrics: dict[str, float]
+    write_charts: Callable[[Path], None]
 
 
 class Task(Losses, Protocol):

@@ -5,117 +5,24 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from loop_desk import FLAT, Toy, make, network, train, weights
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from amlocal.compat import names
 from amlocal.trainers import loop as loops
 from amlocal.trainers.checkpoints import Checkpoints
 from amlocal.trainers.compiling import Forward
 from amlocal.trainers.data import batches
 from amlocal.trainers.errors import TrainingError
 from amlocal.trainers.layouts import Layout
-from amlocal.trainers.loop import Fit, Loop
-from amlocal.trainers.manner import Manner
-
-CPU = torch.device("cpu")
-FLAT = {"learning_rate_scheduler": "step", "step_lr_step_size": 1000, "learning_rate": 0.1}
-
-
-class Toy:
-    """Random pictures of 3 x 2 x 2 and what a network should say of them."""
-
-    higher_is_better = True
-    manner = Manner()
-
-    def __init__(self, images: int = 26, batch_size: int = 8, scores: list[float] | None = None) -> None:
-        source = torch.Generator().manual_seed(1)
-        self.images = torch.randn(images, 3, 2, 2, generator=source)
-        self.targets = torch.randint(0, 3, (images,), generator=source)
-        self.batch_size = batch_size
-        self.scores = scores
-        self.evaluated: list[int] = []
-        self.epoch = -1
-        self.seen: list[list[int]] = []
-        self.on_loss: Callable[[], None] = lambda: None
-        self.lost: set[int] = set()
-
-    @property
-    def train_images(self) -> int:
-        return len(self.images)
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return len(batches.chunks(range(self.train_images), self.batch_size))
-
-    def train_batches(self, epoch: int) -> Iterator[batches.Batch]:
-        self.epoch = epoch
-        order = batches.shuffled(self.train_images, self.batch_size, batches.generator(5, epoch))
-        for number, which in enumerate(order):
-            if number not in self.lost:
-                self.seen.append(which)
-                yield batches.Batch(self.images[which], self.targets[which])
-
-    def parts(self) -> dict[str, float]:
-        return {}
-
-    def forward(self, model: Callable[..., Any], batch: batches.Batch) -> Any:
-        return model(batch.images)
-
-    def loss(self, outputs: Tensor, batch: batches.Batch) -> Tensor:
-        self.on_loss()
-        return F.cross_entropy(outputs.float(), batch.targets)
-
-    @torch.inference_mode()
-    def evaluate(self, model: nn.Module) -> SimpleNamespace:
-        model.eval()
-        self.evaluated.append(self.epoch)
-        right = (model(self.images).argmax(1) == self.targets).double().mean().item()
-        accuracy = right if self.scores is None else self.scores[self.epoch]
-        return SimpleNamespace(metrics={"accuracy": accuracy, "log_loss": 0.5})
-
-
-def network(dropout: float = 0.0) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten(), nn.Tanh(), nn.Dropout(dropout), nn.Linear(4, 3))
-
-
-def make(folder: Path, task: Toy, model: nn.Module, layout: Layout | None = None, **given: Any) -> Loop:
-    quick = {"number_of_epochs": 2, "random_seed": 7, "early_stopping": False}
-    return Loop(
-        task,
-        model,
-        names.effective("image-classification", "resnet18", quick | given),
-        primary_metric="accuracy",
-        gradient_clip="value",
-        device=CPU,
-        layout=layout or Layout(False, "fp32"),
-        checkpoints=Checkpoints(folder),
-        record=lambda metrics: None,
-        keep=lambda epoch, trained: None,
-        clock=lambda: 0.0,
-    )
-
-
-def weights(model: nn.Module) -> Tensor:
-    """All of them in one row."""
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def train(folder: Path, task: Toy, model: nn.Module | None = None, **given: Any) -> tuple[Tensor, Fit]:
-    """The weights at the end, and how it ended."""
-    trained = model or network()
-    fit = make(folder, task, trained, **given).fit(None)
-    return weights(trained), fit
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -229,104 +136,6 @@ def test_evaluations_and_early_stopping_follow_the_rules(
     assert (fit.epochs, fit.best_epoch, task.evaluated) == expected
     assert fit.score == scores[fit.best_epoch]
     assert fit.best.exists()
-
-
-class Small(nn.Module):
-    """Fails on more than `most` images, from the `after`-th call in training on."""
-
-    def __init__(self, most: int, error: Callable[[], Exception], after: int = 0) -> None:
-        super().__init__()
-        self.inner = network(0.5)
-        self.most, self.error, self.after = most, error, after
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.training:
-            self.after -= 1
-            if self.after < 0 and len(images) > self.most:
-                raise self.error()
-        found: Tensor = self.inner(images)
-        return found
-
-
-SHORTAGES = [
-    lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-    lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
-    lambda: RuntimeError("not enough memory: you tried to allocate 8 bytes"),
-    MemoryError,
-]
-
-
-@pytest.mark.parametrize("shortage", SHORTAGES)
-def test_a_batch_that_does_not_fit_is_halved_and_accumulated(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], shortage: Callable[[], Exception]
-) -> None:
-    task = Toy(24, 8)
-    short, fit = train(tmp_path / "short", task, Small(3, shortage), **FLAT)
-    said = [line for line in capsys.readouterr().out.splitlines() if "does not fit" in line]
-    assert len(said) == 2
-    assert "a batch of 4 does not fit" in said[1]
-    assert "going on with 2 and the gradients of 4 batches together" in said[1]
-    assert "epoch 1 starts again" in said[1]
-    assert (task.batch_size, fit.epochs) == (2, 2)
-    given = FLAT | {"gradient_accumulation_step": 4}
-    straight, _ = train(tmp_path / "straight", Toy(24, 2), Small(99, MemoryError), **given)
-    assert torch.equal(short, straight)
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("after", [2, 3, 5])
-def test_after_steps_were_taken_the_epoch_goes_back_to_its_beginning(
-    tmp_path: Path, after: int, optimizer: str
-) -> None:
-    """As if the shortage had come at the first of the epoch's three steps."""
-    given = FLAT | {"optimizer": optimizer, "learning_rate": 0.02}
-    late_task, early_task = Toy(24, 8), Toy(24, 8)
-    late, _ = train(tmp_path / "late", late_task, Small(4, MemoryError, after), **given)
-    early, _ = train(tmp_path / "early", early_task, Small(4, MemoryError, after // 3 * 3), **given)
-    assert torch.equal(late, early)
-    # The same images in the same order as without a shortage.
-    assert [i for which in late_task.seen[-6:] for i in which] == [
-        i for which in batches.shuffled(24, 8, batches.generator(5, 1)) for i in which
-    ]
-
-
-@pytest.mark.parametrize(
-    ("images", "size", "most", "expected"), [(40, 13, 4, (4, 3)), (12, 64, 6, (6, 2)), (40, 16, 4, (4, 4))]
-)
-def test_odd_batches_keep_the_images_of_a_step_nearly_alike(
-    tmp_path: Path, images: int, size: int, most: int, expected: tuple[int, int]
-) -> None:
-    task = Toy(images, size)
-    trained = make(tmp_path, task, Small(most, MemoryError), **FLAT)
-    trained.fit(None)
-    assert (task.batch_size, trained._stepper.accumulation) == expected
-
-
-@pytest.mark.parametrize(
-    ("error", "expected", "words"),
-    [
-        (MemoryError(), TrainingError, r"not enough memory to train on a single image.*crop size"),
-        (RuntimeError("mat1 and mat2 differ"), RuntimeError, "mat1 and mat2"),
-    ],
-)
-def test_one_image_that_does_not_fit_and_other_errors_end_the_trial(
-    tmp_path: Path, error: Exception, expected: type[Exception], words: str
-) -> None:
-    with pytest.raises(expected, match=words):
-        train(tmp_path, Toy(8, 4), Small(0, lambda: error))
-
-
-def test_a_resumed_attempt_goes_on_with_the_smaller_batch(tmp_path: Path) -> None:
-    whole, _ = train(tmp_path / "whole", Toy(24, 8), Small(4, MemoryError), number_of_epochs=3, **FLAT)
-    folder = tmp_path / "half"
-    train(folder, Toy(24, 8), Small(4, MemoryError), number_of_epochs=2, **FLAT)
-    task, model = Toy(24, 8), Small(4, MemoryError)
-    torch.manual_seed(99)
-    resumed = make(folder, task, model, number_of_epochs=3, **FLAT)
-    resumed.fit(Checkpoints(folder).latest())
-    assert task.batch_size == 4
-    assert {len(which) for which in task.seen} == {4}
-    assert torch.equal(weights(model), whole)
 
 
 def test_batches_that_fall_out_leave_the_rest_of_the_epoch_as_it_is(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from amlocal.compat.annotations import Annotation, from_manifest
 from amlocal.trainers import files
-from amlocal.trainers.data.samples import Sample
+from amlocal.trainers.data.samples import Sample, manifest_rows
 from amlocal.trainers.errors import TrainingError
 
 
@@ -37,17 +37,7 @@ def read_manifest(path: Path, *, polygons: bool = False) -> list[Annotated]:
     Raises TrainingError naming file and line, with `polygons` also for an object that has none.
     """
     found: dict[Path, Annotated] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise TrainingError(f"cannot read the manifest {path}: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = _row(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise TrainingError(f"{path}:{number} is not a manifest row ({error})") from error
+    for row in manifest_rows(path, _row):
         if polygons and not all(annotation.polygon for annotation in row.annotations):
             raise TrainingError(f"{row.source}: an object has no polygon; instance segmentation needs one")
         earlier = found.get(row.path)

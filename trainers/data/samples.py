@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,8 @@ from amlocal.trainers.errors import TrainingError
 from amlocal.trainers.progress import warn
 
 _SHOWN = 20
+
+T = TypeVar("T")
 
 Region = tuple[float, float, float, float]
 """A part of an image: left, top, right, bottom in shares (0 to 1) of its upright width and height."""
@@ -50,12 +52,9 @@ class Dropped:
         return {"file": file, "line": int(line), "reason": self.reason}
 
 
-def read_manifest(path: Path, *, multilabel: bool) -> list[Sample]:
-    """The samples of a manifest; of several rows for one image the last one counts (Azure's rule).
-
-    Raises TrainingError naming file and line, also for a label that does not fit the kind of data.
-    """
-    found: dict[Path, Sample] = {}
+def manifest_rows(path: Path, parse: Callable[[Any], T]) -> Iterator[T]:
+    """What `parse` makes of each line of a manifest. Raises TrainingError naming the line where that raises
+    KeyError, TypeError or ValueError."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
@@ -64,12 +63,24 @@ def read_manifest(path: Path, *, multilabel: bool) -> list[Sample]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            source = str(row["source"])
-            labels = _labels(row["label"], source, multilabel)
-            sample = Sample(Path(row["path"]), str(row["etag"]), labels, source)
+            row = parse(json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise TrainingError(f"{path}:{number} is not a manifest row ({error})") from error
+        yield row
+
+
+def read_manifest(path: Path, *, multilabel: bool) -> list[Sample]:
+    """The samples of a manifest; of several rows for one image the last one counts (Azure's rule).
+
+    Raises TrainingError naming file and line, also for a label that does not fit the kind of data.
+    """
+
+    def parse(row: Any) -> Sample:
+        source = str(row["source"])
+        return Sample(Path(row["path"]), str(row["etag"]), _labels(row["label"], source, multilabel), source)
+
+    found: dict[Path, Sample] = {}
+    for sample in manifest_rows(path, parse):
         # Taken out first, so that the later row also stands where it was written.
         found.pop(sample.path, None)
         found[sample.path] = sample

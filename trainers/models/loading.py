@@ -30,6 +30,23 @@ def read(path: Path) -> dict[str, Tensor]:
         raise TrainingError(f"{path} is not a readable safetensors file: {error}") from error
 
 
+def state_dict(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a model.pt, on the CPU, mapped and not yet read. Nothing but tensors is unpickled.
+
+    Raises ValueError for a file that is no state dict.
+    """
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # the unpickler fails in many ways
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path.name} cannot be read as weights: {reason}") from error
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in found.items()
+    ):
+        raise ValueError(f"{path.name} holds no state dict, a mapping of names to tensors")
+    return found
+
+
 def load_intersecting(module: nn.Module, tensors: Mapping[str, Tensor]) -> Loaded:
     """Set every tensor whose name and shape fit, as Azure's trainer goes on from an earlier run: with another
     number of classes the head is skipped and stays as it is. Raises TrainingError when no weight fits."""

@@ -51,19 +51,11 @@ def unpack(
     `model`, `labels` and `settings` are what model.json, labels.json and settings.json hold. Nothing but
     tensors is unpickled. Raises ValueError for a file that is no state dict.
     """
-    import torch
     from safetensors.torch import save_file
 
-    try:
-        # Mapped: the tensors need not be in memory twice.
-        found = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # the unpickler fails in many ways
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{weights.name} cannot be read as weights: {reason}") from error
-    if not isinstance(found, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in found.items()
-    ):
-        raise ValueError(f"{weights.name} holds no state dict, a mapping of names to tensors")
+    from amlocal.trainers.models import loading
+
+    found = loading.state_dict(weights)
     save_file({name: tensor.contiguous() for name, tensor in found.items()}, folder / "model.safetensors")
     files.write_json(folder / "labels.json", list(labels))
     files.write_json(folder / "settings.json", dict(settings))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,9 @@ from amlocal.trainers.manner import Manner
 from amlocal.trainers.models.network import Network
 from amlocal.trainers.progress import say, warn
 from amlocal.trainers.spec import Spec
+from amlocal.trainers.task import Evaluation
 from amlocal.trainers.tasks import classification_data
 from amlocal.trainers.tasks.targets import imbalance, targets
-
-
-@dataclass
-class Evaluation:
-    """Scalars of one evaluation, and how to write the charts that belong to it."""
-
-    metrics: dict[str, float]
-    write_charts: Callable[[Path], None]
 
 
 class Classification:
@@ -201,13 +193,8 @@ class Classification:
             if not reason:
                 raise
         # Out of the except block, so that the failed pass's tensors are free.
-        if len(pixels) == 1:
-            raise TrainingError(
-                f"there is not enough memory to evaluate a single image; reduce the crop sizes ({reason})"
-            )
-        half = (len(pixels) + 1) // 2
+        half = devices.halved(len(pixels), self.manner.sizes, reason)
         self.validation_batch_size = min(self.validation_batch_size, half)
-        warn(f"a validation batch of {len(pixels)} does not fit into memory ({reason}); going on with {half}")
         return torch.cat([self._forward(model, some) for some in pixels.split(half)])
 
     def _validation_geometry(self) -> cache.Validation:

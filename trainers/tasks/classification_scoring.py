@@ -19,21 +19,19 @@ from amlocal.trainers.data import augment, images
 from amlocal.trainers.models.blank import blank
 from amlocal.trainers.models.network import rebuild
 from amlocal.trainers.spec import MULTILABEL
+from amlocal.trainers.tasks.stepwise import Stepwise
 from amlocal.trainers.tasks.targets import targets
 
 WEIGHTS = "model.safetensors"
 
 
-class Predictor:
+class Predictor(Stepwise):
     """A finished classifier: images in, one {"probs", "labels"} per image out, classes in label order.
 
     The steps are those of validation, in fp32. For multi-class the probabilities of an image sum to 1; for
     multi-label each stands for itself. `description` is the model's model.json: task, model_name and, for a
     network that is not in our table, the `facts` to build it from. Raises ValueError for a settings.json that
     cannot be used.
-
-    `predict` does all of it on the CPU. Whoever batches and computes elsewhere takes the steps one by one:
-    `prepare` each image, run `module` on their `inputs`, and `finish` its outputs.
     """
 
     explained: ClassVar[bool] = True
@@ -137,19 +135,3 @@ class Predictor:
 
     def _probabilities(self, outputs: Tensor) -> Tensor:
         return self._targets.probabilities(outputs.cpu().double())
-
-    @torch.inference_mode()
-    def predict(self, rows: Sequence[bytes]) -> list[dict[str, Any]]:
-        """Score encoded images. Raises ValueError naming the row that is no image."""
-        found: list[dict[str, Any]] = []
-        for start in range(0, len(rows), self.limit):
-            some = rows[start : start + self.limit]
-            prepared = [self._prepared(start + i, row) for i, row in enumerate(some)]
-            found += self.finish(self.module(self.inputs(prepared, torch.device("cpu"))))
-        return found
-
-    def _prepared(self, number: int, row: bytes) -> images.Pixels:
-        try:
-            return self.prepare(row)
-        except images.ImageError as error:
-            raise ValueError(f"row {number}: {error}") from error

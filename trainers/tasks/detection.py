@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from amlocal.trainers.metrics import detection as metrics
 from amlocal.trainers.models.detector import Detector
 from amlocal.trainers.models.network import Network, building
 from amlocal.trainers.spec import Spec
+from amlocal.trainers.task import Evaluation
 from amlocal.trainers.tasks import detection_data, detection_report, detection_training
 from amlocal.trainers.tasks.detection_data import SEGMENTATION, Half
 from amlocal.trainers.tasks.detection_evaluation import Evaluator, Outcome
@@ -39,14 +39,6 @@ _SETTINGS = (
 )
 _TILES = ("tile_grid_size", "tile_overlap_ratio", "tile_predictions_nms_threshold")
 _DIGITS = 5
-
-
-@dataclass
-class Evaluation:
-    """Scalars of one evaluation, and how to write the documents and pictures that belong to it."""
-
-    metrics: dict[str, float]
-    write_charts: Callable[[Path], None]
 
 
 class Detection:

@@ -22,7 +22,6 @@ from amlocal.trainers.layouts import Layout
 from amlocal.trainers.metrics import objects as compared
 from amlocal.trainers.metrics.objects import Found, Truth
 from amlocal.trainers.models.detector import Detections
-from amlocal.trainers.progress import warn
 from amlocal.trainers.tasks.detection_data import Half
 from amlocal.trainers.tasks.detection_exchange import Compared, gathered
 
@@ -131,13 +130,8 @@ class Evaluator:
         return answers, loss
 
     def _halved(self, failed: list[int], left: list[list[int]], reason: str) -> list[list[int]]:
-        if len(failed) == 1:
-            raise TrainingError(
-                f"there is not enough memory to evaluate a single image; reduce {self._sizes} ({reason})"
-            )
-        half = (len(failed) + 1) // 2
+        half = devices.halved(len(failed), self._sizes, reason)
         self.batch_size = min(self.batch_size, half)
-        warn(f"a validation batch of {len(failed)} does not fit into memory ({reason}); going on with {half}")
         return [some[start : start + half] for some in (failed, *left) for start in range(0, len(some), half)]
 
 

@@ -27,21 +27,19 @@ from amlocal.trainers.tasks import detection_settings, detection_training
 from amlocal.trainers.tasks.detection_answers import answer
 from amlocal.trainers.tasks.detection_data import SEGMENTATION
 from amlocal.trainers.tasks.detection_views import Group, Inputs, Prepared, Seeing, Seen, View, difference
+from amlocal.trainers.tasks.stepwise import Stepwise
 
 WEIGHTS = "model.safetensors"
 TRAINED = "trained"
 """Of the options of torchvision's builder: normalisation is the one that goes with trained weights."""
 
 
-class Predictor:
+class Predictor(Stepwise):
     """A finished detector: images in, one {"boxes": [...]} per image out, best first.
 
     A box is {"box": {"topX", "topY", "bottomX", "bottomY"}, "label", "score"}, with "polygon" where the model
     segments, all in shares (0 to 1) of the image. The steps are those of validation, in fp32. `description`
     is the model's model.json. Raises ValueError for a settings.json that cannot be used.
-
-    `predict` does all of it on the CPU. Whoever batches and computes elsewhere takes the steps one by one:
-    `prepare` each image, run `module` on their `inputs`, and `finish` its outputs.
     """
 
     explained: ClassVar[bool] = False
@@ -173,22 +171,6 @@ class Predictor:
     def difference(self, outputs: Seen, reference: Seen) -> float:
         """How far the answers for two outputs of the same images are apart; see `detection_views`."""
         return difference(outputs, reference)
-
-    @torch.inference_mode()
-    def predict(self, rows: Sequence[bytes]) -> list[dict[str, Any]]:
-        """Score encoded images. Raises ValueError naming the row that is no image."""
-        found: list[dict[str, Any]] = []
-        for start in range(0, len(rows), self.limit):
-            some = rows[start : start + self.limit]
-            prepared = [self._prepared(start + i, row) for i, row in enumerate(some)]
-            found += self.finish(self.module(self.inputs(prepared, torch.device("cpu"))))
-        return found
-
-    def _prepared(self, number: int, row: bytes) -> Prepared:
-        try:
-            return self.prepare(row)
-        except images.ImageError as error:
-            raise ValueError(f"row {number}: {error}") from error
 
 
 _NOTHING = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
