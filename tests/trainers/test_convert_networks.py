@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from amlocal.trainers.errors import TrainingError
+from amlocal.trainers.models import inert
 from amlocal.trainers.models.convert import convert
 
 
@@ -102,3 +105,24 @@ def test_a_network_that_is_a_part_of_itself_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"has names like model\.3\.3\."):
         convert(saved(tmp_path, {"model": network}), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+class Runs:
+    """What it names is called by whoever unpickles it as it is meant to be."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_file_that_begins_as_a_pickle_and_ends_as_a_zip_runs_nothing(tmp_path: Path) -> None:
+    source, ran = tmp_path / "both.pt", tmp_path / "ran"
+    with zipfile.ZipFile(tmp_path / "tail.zip", "w") as archive:
+        archive.writestr("a", "b")
+    source.write_bytes(pickle.dumps(Runs(ran), protocol=2) + (tmp_path / "tail.zip").read_bytes())
+    assert zipfile.is_zipfile(source)
+    with pytest.raises(RuntimeError, match="Invalid magic number"):
+        inert.read(source)
+    assert not ran.exists()

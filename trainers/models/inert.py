@@ -8,13 +8,14 @@ plain containers become what they are. A network's tensors are then found where 
 
 from __future__ import annotations
 
+import io
 import pickle
 import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -50,8 +51,18 @@ class Unpickler(pickle.Unpickler):
         return known if known is not None else type(name, (StandIn,), {})
 
 
-# What `torch.load` takes from a module for pickles.
-load, loads, HIGHEST_PROTOCOL = pickle.load, pickle.loads, pickle.HIGHEST_PROTOCOL
+# `torch.load` takes these from a module for pickles. A file may begin as PyTorch's old format, for which it
+# calls `load`, and end as a zip, so that these too must run nothing.
+
+
+def load(file: BinaryIO, **options: Any) -> Any:
+    """What a pickle holds, with stand-ins in it."""
+    return Unpickler(file, **options).load()
+
+
+def loads(data: bytes, **options: Any) -> Any:
+    """As `load`."""
+    return load(io.BytesIO(data), **options)
 
 
 def read(path: Path) -> Any:
