@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 3
 STAMP := .venv/.installed
 
 .PHONY: install demo serve lint test test-all bench parity
@@ -23,10 +24,10 @@ lint: install
 	$(BIN)/mypy
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 test-all: install
-	$(BIN)/pytest -m 'not bench'
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not bench'
 
 parity: install
 	$(BIN)/python -m amlocal.emulator.arm.coverage compat/PARITY.md
