@@ -29,10 +29,11 @@ class Entry(NamedTuple):
 
 def entry(name: str) -> Entry | None:
     """The network that a model_name means, with or without Azure's prefix; None for a name of nothing in the
-    zoo. A network may be named as the zoo's index does or as its config."""
+    zoo. A network may be named as the zoo's index does, in 3.3.0 or 3.1.0, or as its config."""
     if "/" in name:
         return None
-    plain = name.removeprefix(PREFIX)
+    # The index has it at the end of a few names.
+    plain = name.removeprefix(PREFIX).removesuffix(".py")
     return _entries().get(_aliases().get(plain, plain))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,27 @@ def test_every_name_of_the_zoos_index_is_known() -> None:
         else:
             assert (folder / f"{entry.config}.py").is_file(), name
             assert entry.task in (BOXES, MASKS)
+
+
+OLDER = (Path(__file__).parent / "mmdetection_3_1_0.txt").read_text(encoding="utf-8").splitlines()[1:]
+
+
+def test_every_name_of_the_older_index_can_be_trained_or_is_refused_with_the_reason() -> None:
+    """The registry's curated models were made with 3.1.0."""
+    assert len(OLDER) == len(set(OLDER)) == 559
+    refused = 0
+    for name in OLDER:
+        for written in (name, f"mmd-3x-{name}"):
+            entry = mmdetection.entry(written)
+            assert entry is not None, name
+            if entry.refused:
+                refused += 1
+                with pytest.raises(names.BadParameter, match=re.escape(entry.refused)):
+                    names.model(BOXES, written)
+            else:
+                row = names.model(entry.task, written)
+                assert (row.builder, row.architecture) == ("mmdet", entry.config)
+    assert 0 < refused < 2 * len(OLDER) / 4
 
 
 def test_the_table_says_of_weights_and_tasks_what_the_index_says() -> None:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from amlocal.trainers.data.objects import Objects
-from amlocal.trainers.models.detector import Detections
 from amlocal.trainers.models.torchvision_networks import MEAN, STD
 
 Frames = tuple[Tensor, list[tuple[int, int]], list[Objects]]
@@ -52,15 +51,3 @@ def nothing(side: int = 96) -> Objects:
         None,
         torch.zeros(0, side, side, dtype=torch.bool),
     )
-
-
-def all_found(found: Detections, target: Objects, overlap: float = 0.5) -> bool:
-    """Whether the best detections, as many as there are objects, are those objects, one each."""
-    from torchvision.ops import box_iou
-
-    best = found.pick(torch.arange(min(len(target), len(found))))
-    if len(best) < len(target):
-        return False
-    same = best.labels[:, None] == target.labels[None]
-    matches = (box_iou(best.boxes, target.boxes) > overlap) & same
-    return bool((matches.sum(0) == 1).all() and (matches.sum(1) == 1).all())

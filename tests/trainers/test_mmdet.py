@@ -37,7 +37,7 @@ COLOURS = np.eye(3, dtype=np.float32)
 
 def built(name: str, classes: int = 3, weights: Path | None = None, **options: Any) -> Network:
     torch.manual_seed(0)
-    task = MASKS if "mask" in name else BOXES
+    task = MASKS if "mask" in name or "-ins" in name else BOXES
     return mmdet.build(names.model(task, name), classes, weights, options)
 
 
@@ -105,6 +105,17 @@ def test_a_network_of_the_zoo_takes_a_step() -> None:
     assert network.module.stride == 32
     # It pads what is normalised already, with 0.
     assert network.module.fill == pytest.approx((123.675, 116.28, 103.53))
+
+
+@pytest.mark.parametrize("name", [TINY, "rtmdet-ins_tiny_8xb32-300e_coco"])
+def test_boxes_begin_with_a_width_so_that_every_object_is_overlapped_by_some(name: str) -> None:
+    network = built(name)
+    head = network.module.network.bbox_head
+    with torch.no_grad():
+        features = network.module.network.extract_feat(painted(2, network)[0])
+        distances = head(features)[1]
+    for level, stride in zip(distances, (8, 16, 32), strict=True):
+        assert torch.all(level > 0.5 * stride) and torch.all(level < 1.5 * stride)
 
 
 def test_a_network_that_wants_blue_first_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from framed import all_found, frames, nothing
+from framed import frames, nothing
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -115,12 +115,9 @@ def test_masks_begin_as_a_coin_would() -> None:
     assert losses["loss_mask"].item() == pytest.approx(math.log(2), abs=0.02)
 
 
-def learned(name: str, steps: int, *, images: int, rate: float, adam: bool) -> tuple[Any, list[float]]:
+def learned(name: str, steps: int, *, images: int, rate: float) -> tuple[Any, list[float]]:
     module = quick(built(name).module).train()
-    weights = module.parameters()
-    optimizer = (
-        torch.optim.AdamW(weights, lr=rate) if adam else torch.optim.SGD(weights, lr=rate, momentum=0.9)
-    )
+    optimizer = torch.optim.SGD(module.parameters(), lr=rate, momentum=0.9)
     batch = frames(images, 64)
     seen = []
     for _ in range(steps):
@@ -135,7 +132,7 @@ def learned(name: str, steps: int, *, images: int, rate: float, adam: bool) -> t
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_few_steps_lower_the_loss_and_what_is_saved_predicts_the_same(name: str, tmp_path: Path) -> None:
-    module, losses = learned(name, 5, images=2, rate=0.002, adam=False)
+    module, losses = learned(name, 5, images=2, rate=0.002)
     assert losses[-1] < 0.95 * losses[0]
     save_file({key: t.contiguous() for key, t in module.state_dict().items()}, tmp_path / "m.safetensors")
     images, sizes, _ = frames(2, 64)
@@ -159,23 +156,6 @@ def found(module: Any, images: Tensor, sizes: Any, least: float = 0.0) -> list[D
     part.score_thresh, part.detections_per_img = least, 20
     with torch.inference_mode():
         return list(module.eval()(images, sizes))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", QUICK)
-def test_four_images_are_learned_by_heart(name: str) -> None:
-    steps = 80 if name == "retinanet_resnet50_fpn" else 40
-    module, losses = learned(name, steps, images=4, rate=3e-4, adam=True)
-    assert losses[-1] < 0.5 * losses[0]
-    images, sizes, targets = frames(4, 64)
-    detections = found(module, images, sizes, 0.3)
-    assert [all_found(one, target) for one, target in zip(detections, targets, strict=True)] == [True] * 4
-    for one, target in zip(detections, targets, strict=True):
-        if one.masks is not None:
-            whole = paste_masks_in_image(one.masks[: len(target), None], one.boxes[: len(target)], (64, 64))
-            union = (whole[:, 0] > 0.5).any(0)
-            goal = target.masks.any(0)
-            assert (union & goal).sum() / (union | goal).sum() > 0.7
 
 
 @pytest.mark.slow

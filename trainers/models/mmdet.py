@@ -44,6 +44,8 @@ def build(row: names.Model, classes: int, weights: Path | None, options: Mapping
             # Its `predict` asks for a loss that it does not have.
             if type(part).__name__ == "SSDHead":
                 part.loss_cls = None
+            if hasattr(part, "rtm_reg"):
+                _open(part)
     except Exception as error:
         # What a network of the zoo raises where something is missing is its own affair.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -53,6 +55,20 @@ def build(row: names.Model, classes: int, weights: Path | None, options: Mapping
     if weights is not None:
         _load(module, weights, row.name)
     return Network(module, inputs.mean, inputs.std, _stages(network.backbone))
+
+
+def _open(head: Any) -> None:
+    """Let RTMDet's boxes begin two cells wide.
+
+    Its losses weigh an object by how well the boxes that were found overlap it, and both ask for as much
+    score. Begun without a width, as in the small networks, an object that no box overlaps is never learned.
+    The large ones, whose distances are exponentials, begin like this.
+    """
+    if getattr(head, "exp_on_reg", False):
+        return
+    for layer in head.rtm_reg.modules():
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            nn.init.ones_(layer.bias)
 
 
 class _Inputs:
