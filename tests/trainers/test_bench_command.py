@@ -48,8 +48,10 @@ def test_the_command_writes_rows_whose_ratios_are_those_of_their_parts(tmp_path:
         assert row["layout"] in ("channels_last", "contiguous")
         assert row["images"] == "16 made JPEG files"
         assert {row["plain_fp32_workers"], row["plain_same_dtype_workers"]} <= {"0", "1"}
-        value = {name: float(row[name]) for name in results.COLUMNS[9:]}
-        assert value.pop("largest_spread") == 0
+        assert (row["task"], row["plain"]) == ("image-classification", "timm")
+        value = {name: float(row[name]) for name in results.COLUMNS[9:] if name not in ("task", "plain")}
+        spreads = [value.pop(name) for name in results.COLUMNS if "spread" in name]
+        assert spreads == [0.0] * 4
         assert [name for name, number in value.items() if number <= 0 and "workers" not in name] == []
         for ratio, part in RATIOS.items():
             assert value[ratio] == pytest.approx(value["end_to_end_per_s"] / value[part], rel=1e-3)
@@ -88,7 +90,8 @@ def test_what_is_no_number_or_name_is_a_wrong_call(
     ("arguments", "said"),
     [
         (["--models", "resnet19"], "resnet19"),
-        (["--models", "facebook/deit-base-patch16-224"], "is not of timm"),
+        (["--models", "facebook/deit-base-patch16-224"], "is no network of timm"),
+        (["--models", "rtmdet_tiny_8xb32-300e_coco"], "is no network of timm"),
         (["--images", "8", "--batch", "4,16"], "--images 8 is less than one batch of 16"),
         (["--out", "{tmp}"], "is a folder; name a file in it"),
         (["--out", "{tmp}/none/x.csv"], "there is no folder"),
@@ -152,6 +155,9 @@ def test_rounds_are_interleaved_and_the_median_counts() -> None:
     found = measuring.compare([Counted("a", [10, 30, 20], turns), Counted("b", [5, 5, 5], turns)], 3, 2.0)
     assert turns == ["a", "b", "b", "a", "a", "b"]
     assert found["a"] == measuring.Rate(20.0, 1.0)
+    # Round by round 2, 6 and 4 times as many.
+    assert found["a"].ratio_spread(found["b"]) == pytest.approx(1.0)
+    assert found["a"].ratio_spread(found["a"]) == 0
     assert found["b"] == measuring.Rate(5.0, 0.0)
 
 
@@ -209,9 +215,12 @@ def test_a_gpu_has_no_expected_rate_of_turns() -> None:
     values |= {"device": "GPU X", "torch": "2", "model": "m", "batch": 8, "dtype": "bf16", "images": "some"}
     values |= {"layout": "channels_last", "expected_per_s": None, "end_to_end_by_expected": None}
     values |= {"second_trial_first_batch_s": None, "second_trial_first_step_s": None}
+    values |= {"task": "image-object-detection", "plain": "yolo", "plain_same_dtype_per_s": None}
+    values |= {"plain_same_dtype_workers": None, "end_to_end_by_plain_same_dtype": None}
     row = results.Row(**values)
     (read,) = csv.DictReader(results.as_csv([row]).splitlines())
     assert (read["expected_per_s"], read["end_to_end_by_expected"], read["batch"]) == ("", "", "8")
+    assert read["plain_same_dtype_per_s"] == read["end_to_end_by_plain_same_dtype"] == ""
     table = results.table([row])
     assert "GPU X" in table
     assert "expected     model only" not in table

@@ -10,22 +10,51 @@ from pathlib import Path
 from amlocal.compat import names
 from amlocal.trainers.errors import TrainingError
 
-TASK = "image-classification"
+_TASKS = ("image-classification", "image-object-detection", "image-instance-segmentation")
+_LOOPS = ("timm", "torchvision", "yolo")
+"""Builders whose networks have a loop to compare with."""
+_DEFAULTS = {"timm": (224, 32), "torchvision": (600, 2), "yolo": (640, 16)}
+"""Side of an image, and images in a batch; a detector's are those of its training (Azure's defaults)."""
+_SIZES = ("small", "medium", "large", "extra_large")
 
 
 @dataclass(frozen=True)
 class Order:
-    """What to measure."""
+    """What to measure. `batch` and `image_size` are None where each model has its own."""
 
     models: list[str]
-    batch: list[int]
-    image_size: int
+    batch: list[int] | None
+    image_size: int | None
+    model_size: str
     images: int | None
     seconds: float
     rounds: int
     threads: int | None
+    second_trial: bool
     data: Path | None
     out: Path | None
+
+    def subjects(self) -> list[Subject]:
+        """What to measure, one by one. Raises TrainingError for a model that is none or has no loop to
+        compare with."""
+        return [
+            Subject(task, name, row.builder, batch, self.image_size or _DEFAULTS[row.builder][0])
+            for name in self.models
+            for task, row in [_row(name)]
+            for batch in self.batch or [_DEFAULTS[row.builder][1]]
+        ]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One network at one batch size; `image_size` is the side of the crop, of the letterbox (yolov5), or the
+    shorter side (torchvision's detectors), in pixels."""
+
+    task: str
+    model: str
+    builder: str
+    batch: int
+    image_size: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,10 +63,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--models", type=_texts, default=["resnet18"], metavar="NAME,...", help="default: resnet18"
     )
-    parser.add_argument("--batch", type=_numbers(2), default=[32], metavar="N,...", help="default: 32")
     parser.add_argument(
-        "--image-size", type=_number(32), default=224, metavar="PIXELS", help="crop size; default: 224"
+        "--batch",
+        type=_numbers(2),
+        metavar="N,...",
+        help="default: 32, of torchvision's detectors 2, yolov5 16",
     )
+    parser.add_argument(
+        "--image-size",
+        type=_number(32),
+        metavar="PIXELS",
+        help="crop size, of detectors the shorter side; default: 224, torchvision's 600, yolov5 640",
+    )
+    parser.add_argument("--model-size", choices=_SIZES, default="medium", help="of yolov5; default: medium")
     parser.add_argument(
         "--images", type=_number(2), metavar="N", help="default: 512, with a GPU 4096, of --data all"
     )
@@ -47,6 +85,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=_number(1), default=5, metavar="N", help="windows each; default: 5")
     parser.add_argument("--threads", type=_number(1), metavar="N", help="CPUs to use; default: all")
     parser.add_argument("--data", type=Path, metavar="DIR", help="images to use instead of made ones")
+    parser.add_argument(
+        "--no-second-trial",
+        dest="second_trial",
+        action="store_false",
+        help="leave out how soon a second trial starts",
+    )
 
 
 def order(arguments: argparse.Namespace) -> Order:
@@ -54,21 +98,30 @@ def order(arguments: argparse.Namespace) -> Order:
     found = Order(
         **{name: getattr(arguments, name) for name in Order.__dataclass_fields__},
     )
-    for name in found.models:
-        try:
-            row = names.model(TASK, name)
-        except ValueError as error:
-            raise TrainingError(f"--models: {error}") from error
-        if row.builder != "timm":
-            raise TrainingError(f"--models: {name} is not of timm, so there is no plain loop to compare with")
+    subjects = found.subjects()
     if found.out is not None and found.out.is_dir():
         raise TrainingError(f"--out {found.out} is a folder; name a file in it")
     if found.out is not None and not found.out.parent.is_dir():
         raise TrainingError(f"--out {found.out}: there is no folder {found.out.parent}")
-    largest = max(found.batch)
+    largest = max(subject.batch for subject in subjects)
     if found.images is not None and found.images < largest:
         raise TrainingError(f"--images {found.images} is less than one batch of {largest}")
     return found
+
+
+def _row(name: str) -> tuple[str, names.Model]:
+    """A model's task and its row."""
+    for task in _TASKS:
+        known = names.models(task).get(name)
+        if known is not None and known.builder in _LOOPS:
+            try:
+                return task, names.model(task, name)
+            except ValueError as error:
+                raise TrainingError(f"--models: {error}") from error
+    raise TrainingError(
+        f"--models: {name} is no network of timm, torchvision or ultralytics in the table of models; there "
+        "is no loop to compare with"
+    )
 
 
 def _texts(text: str) -> list[str]:

@@ -21,28 +21,29 @@ def run(wanted: Order) -> int:
     """Measure, print the table, write the file. Returns 0. Raises TrainingError."""
     _keep_to(wanted.threads)
     device = devices.choose()
+    subjects = wanted.subjects()
+    largest = max(subject.batch for subject in subjects)
     rows: list[results.Row] = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="amlocal-bench-")))
         if wanted.data is None:
-            count = wanted.images or max(_DEFAULT_IMAGES[device.type], *wanted.batch)
+            count = wanted.images or max(_DEFAULT_IMAGES[device.type], largest)
             tell(f"making {count} JPEG files")
             found = pictures.make(folder / "images", count)
         else:
             found = pictures.find(wanted.data, wanted.images)
-        if len(found.paths) < max(wanted.batch):
-            raise TrainingError(f"{found.source} are less than one batch of {max(wanted.batch)}")
+        if len(found.paths) < largest:
+            raise TrainingError(f"{found.source} are less than one batch of {largest}")
         warm = None
-        if sys.platform == "linux":
+        if sys.platform == "linux" and wanted.second_trial:
             tell("starting the warm parent")
             warm = stack.enter_context(second_trial.WarmParent())
-        for model in wanted.models:
-            for batch in wanted.batch:
-                tell(f"{model}, batches of {batch}")
-                place = folder / f"{model}-{batch}"
-                rows.append(one.measure(wanted, model, batch, found, place, device, warm, tell))
-                if wanted.out is not None:
-                    files.write_text(wanted.out, results.as_csv(rows))
+        for number, subject in enumerate(subjects):
+            tell(f"{subject.model}, batches of {subject.batch}")
+            place = folder / f"subject-{number}"
+            rows.append(one.measure(wanted, subject, found, place, device, warm, tell))
+            if wanted.out is not None:
+                files.write_text(wanted.out, results.as_csv(rows))
     print(results.table(rows), flush=True)
     return 0
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import torch
@@ -42,10 +42,17 @@ class Contestant(Protocol):
 @dataclass(frozen=True)
 class Rate:
     """Images per second: the median of the windows, and how far they lie apart (largest minus smallest, by
-    the median)."""
+    the median). `each`: of every round."""
 
     median: float
     spread: float
+    each: tuple[float, ...] = field(default=(), compare=False)
+
+    def ratio_spread(self, other: Rate) -> float:
+        """How far the ratios to `other` lie apart from round to round (largest minus smallest, by the
+        median)."""
+        ratios = [own / its for own, its in zip(self.each, other.each, strict=True)]
+        return (max(ratios) - min(ratios)) / statistics.median(ratios)
 
 
 def settle(device: torch.device) -> float:
@@ -87,4 +94,4 @@ def rate(windows: Sequence[Window]) -> Rate:
     """Median and spread of some windows."""
     rates = [window.rate for window in windows]
     median = statistics.median(rates)
-    return Rate(median, (max(rates) - min(rates)) / median)
+    return Rate(median, (max(rates) - min(rates)) / median, tuple(rates))

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import shutil
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from amlocal.trainers import beginning, optim, registry
 from amlocal.trainers import device as devices
-from amlocal.trainers import optim, registry
 from amlocal.trainers.bench.measuring import WARM_UP, Window, settle, window
 from amlocal.trainers.checkpoints import Checkpoint, Checkpoints
-from amlocal.trainers.data import batches, cache, samples
+from amlocal.trainers.data import annotated, batches, cache, samples
 from amlocal.trainers.errors import TrainingError
+from amlocal.trainers.layouts import Layout
 from amlocal.trainers.loop import Loop
 from amlocal.trainers.models.network import building
 from amlocal.trainers.spec import Spec
+from amlocal.trainers.tasks import detection_training
 
 _SEED = 1
+_READY = 8
+"""Batches of a detector that training steps are measured on."""
 _DECODED = 512
 """Images that are decoded to measure what that costs."""
 
@@ -40,17 +45,33 @@ class Session:
             self.network = registry.builder(spec.model.builder)(
                 spec.model, self.task.classes, None, building(spec.model, spec.parameters)
             )
-            # As for a trial without random_seed: measured.
-            self.layout = devices.layout(
-                self.network.module,
-                spec.model.architecture,
-                self.task.input_shape,
-                device,
-                spec.cache_dir,
-                seeded=False,
-            )
+            self.layout = self._layout()
         self.model = self.network.module.to(memory_format=self.layout.memory_format).to(device)
         self.task.place(device, self.layout, self.network)
+
+    def _layout(self) -> Layout:
+        """As for a trial without random_seed."""
+        if not self.task.manner.compilable:
+            return beginning.layout(self.spec, self.network.module, self.task, self.device)
+        return devices.layout(
+            self.network.module,
+            self.spec.model.architecture,
+            self.task.input_shape,
+            self.device,
+            self.spec.cache_dir,
+            seeded=False,
+        )
+
+    def ready(self) -> Sequence[Any]:
+        """Batches that lie on the device already: one of a classifier, whose content takes no part; of a
+        detector some real ones, since their shapes and their objects do."""
+        if not self.task.manner.compilable:
+            with contextlib.closing(endless(self.task)) as source:
+                return list(itertools.islice(source, _READY))
+        shape = self.task.input_shape
+        images = torch.randn(shape, device=self.device)
+        targets = torch.arange(shape[0], device=self.device) % self.task.classes
+        return [batches.Batch(images.contiguous(memory_format=self.layout.memory_format), targets)]
 
 
 @contextlib.contextmanager
@@ -159,33 +180,32 @@ def endless(task: Any) -> Generator[Any, None, None]:
     """The task's batches, epoch after epoch."""
     epoch = 0
     while True:
-        with contextlib.closing(task.train_batches(epoch)) as source:
+        source = task.train_batches(epoch)
+        try:
             yield from source
+        finally:
+            # Where nothing is prepared ahead it may be any iterator.
+            getattr(source, "close", lambda: None)()
         epoch += 1
 
 
 class ModelOnly:
-    """Training steps of the same network on one batch that lies on the device already."""
+    """Training steps of the same network on batches that lie on the device already, in turns."""
 
     name = "model only"
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        shape = session.task.input_shape
-        images = torch.randn(shape, device=session.device)
-        self._batch = batches.Batch(
-            images.contiguous(memory_format=session.layout.memory_format),
-            torch.arange(shape[0], device=session.device) % session.task.classes,
-        )
+        self._batches = session.ready()
 
     def window(self, seconds: float) -> Window:
-        s, batch = self._session, self._batch
+        s = self._session
         optimizer = optim.optimizer(s.model, s.spec.parameters)
         scaler = s.layout.scaler(s.device)
         weights = [p for p in s.model.parameters() if p.requires_grad]
         s.model.train()
 
-        def step(_: None) -> int:
+        def step(batch: Any) -> int:
             with s.layout.autocast(s.device):
                 outputs = s.task.forward(s.model, batch)
             scaler.scale(s.task.loss(outputs, batch)).backward()
@@ -196,12 +216,7 @@ class ModelOnly:
             optimizer.zero_grad(set_to_none=True)
             return len(batch.images)
 
-        return window(_nothing(), step, seconds, s.device)
-
-
-def _nothing() -> Iterator[None]:
-    while True:
-        yield None
+        return window(itertools.cycle(self._batches), step, seconds, s.device)
 
 
 class DataOnly:
@@ -221,8 +236,14 @@ class DataOnly:
 def decode_seconds(spec: Spec, folder: Path) -> float:
     """Seconds per image of decoding training images for the first time, on all CPUs; `folder` is used for it
     and removed."""
-    rows = samples.read_manifest(spec.train_manifest, multilabel=False)[:_DECODED]
-    geometry = cache.Training(2 * spec.parameters["training_crop_size"])
+    rows: Sequence[samples.Sample]
+    geometry: cache.Geometry
+    if "training_crop_size" in spec.parameters:
+        rows = samples.read_manifest(spec.train_manifest, multilabel=False)[:_DECODED]
+        geometry = cache.Training(2 * spec.parameters["training_crop_size"])
+    else:
+        rows = annotated.read_manifest(spec.train_manifest)[:_DECODED]
+        geometry = detection_training.geometry(spec.model, spec.parameters)
     try:
         begin = time.perf_counter()
         with silent():

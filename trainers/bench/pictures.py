@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -22,6 +23,7 @@ _SIZES = ((500, 375), (375, 500), (500, 333), (500, 500))
 """Width and height of photographs as data sets for classification have them."""
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".jfif"})
 _VALIDATION = 8
+_COARSE = (12, 16, 3)
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,13 @@ class Pictures:
     def classes(self) -> int:
         return max(self.targets) + 1
 
-    def write_manifests(self, folder: Path) -> tuple[Path, Path]:
-        """Manifests for training (all images) and validation (some of them)."""
+    def write_manifests(self, folder: Path, labels: Sequence[Any] | None = None) -> tuple[Path, Path]:
+        """Manifests for training (all images) and validation (some of them). `labels`: what stands in each
+        image's row; else the name of its class."""
+        each = [f"class {target:02d}" for target in self.targets] if labels is None else labels
         rows = [
-            {"path": str(path), "etag": "", "label": f"class {target:02d}", "source": f"bench.jsonl:{number}"}
-            for number, (path, target) in enumerate(zip(self.paths, self.targets, strict=True), 1)
+            {"path": str(path), "etag": "", "label": label, "source": f"bench.jsonl:{number}"}
+            for number, (path, label) in enumerate(zip(self.paths, each, strict=True), 1)
         ]
         lines = [json.dumps(row) + "\n" for row in rows]
         manifests = folder / "training.jsonl", folder / "validation.jsonl"
@@ -63,19 +67,43 @@ def jpeg(number: int) -> bytes:
     """The JPEG file of picture `number`."""
     random = np.random.default_rng(number)
     width, height = _SIZES[number % len(_SIZES)]
-    coarse = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    coarse = random.integers(0, 256, _COARSE, dtype=np.uint8)
     image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
-    for _ in range(12):
-        x, y = int(random.integers(width)), int(random.integers(height))
-        w, h = (int(n) for n in random.integers(10, 150, 2))
-        colour = tuple(int(c) for c in random.integers(0, 256, 3))
-        (draw.ellipse if random.random() < 0.5 else draw.rectangle)((x, y, x + w, y + h), fill=colour)
+    for shape in _shapes(random, width, height):
+        (draw.ellipse if shape.round else draw.rectangle)(shape.box, fill=shape.colour)
     grain = random.normal(0, 8, (height, width, 1))
     pixels = (np.asarray(image) + grain).clip(0, 255).astype(np.uint8)
     target = io.BytesIO()
     Image.fromarray(pixels).save(target, "JPEG", quality=90)
     return target.getvalue()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An ellipse or a rectangle: left, top, right, bottom in pixels, perhaps beyond the image's edge."""
+
+    round: bool
+    box: tuple[int, int, int, int]
+    colour: tuple[int, ...]
+
+
+def shapes(number: int) -> tuple[tuple[int, int], list[Shape]]:
+    """Width and height of picture `number`, and what is drawn on it, the topmost last."""
+    random = np.random.default_rng(number)
+    random.integers(0, 256, _COARSE, dtype=np.uint8)
+    width, height = _SIZES[number % len(_SIZES)]
+    return (width, height), _shapes(random, width, height)
+
+
+def _shapes(random: np.random.Generator, width: int, height: int) -> list[Shape]:
+    found = []
+    for _ in range(12):
+        x, y = int(random.integers(width)), int(random.integers(height))
+        w, h = (int(n) for n in random.integers(10, 150, 2))
+        colour = tuple(int(c) for c in random.integers(0, 256, 3))
+        found.append(Shape(bool(random.random() < 0.5), (x, y, x + w, y + h), colour))
+    return found
 
 
 def find(folder: Path, count: int | None) -> Pictures:

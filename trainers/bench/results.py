@@ -29,15 +29,20 @@ class Row:
     expected_per_s: float | None
     plain_fp32_per_s: float
     plain_fp32_workers: int
-    plain_same_dtype_per_s: float
-    plain_same_dtype_workers: int
+    plain_same_dtype_per_s: float | None
+    plain_same_dtype_workers: int | None
     end_to_end_by_model_only: float
     end_to_end_by_expected: float | None
     end_to_end_by_plain_fp32: float
-    end_to_end_by_plain_same_dtype: float
+    end_to_end_by_plain_same_dtype: float | None
     largest_spread: float
     second_trial_first_batch_s: float | None
     second_trial_first_step_s: float | None
+    task: str
+    plain: str
+    spread_by_model_only: float
+    spread_by_plain_fp32: float
+    spread_by_plain_same_dtype: float | None
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
@@ -83,11 +88,11 @@ def table(rows: Sequence[Row]) -> str:
                 _rate(row.end_to_end_per_s),
                 _rate(row.model_only_per_s),
                 _rate(row.plain_fp32_per_s),
-                _rate(row.plain_same_dtype_per_s),
+                "" if row.plain_same_dtype_per_s is None else _rate(row.plain_same_dtype_per_s),
                 f"{row.end_to_end_by_model_only:.0%}",
                 "" if row.end_to_end_by_expected is None else f"{row.end_to_end_by_expected:.0%}",
-                f"{row.end_to_end_by_plain_fp32:.2f}",
-                f"{row.end_to_end_by_plain_same_dtype:.2f}",
+                _ratio(row.end_to_end_by_plain_fp32, row.spread_by_plain_fp32),
+                _ratio(row.end_to_end_by_plain_same_dtype, row.spread_by_plain_same_dtype),
                 "" if second is None else f"{second:.2f} s",
             ]
         )
@@ -109,17 +114,32 @@ def _rate(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
+def _ratio(value: float | None, spread: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if spread is None else f"{value:.2f} ±{spread * value / 2:.2f}"
+
+
+_PLAIN = {
+    "timm": "timm's network, torchvision's transforms, a DataLoader",
+    "torchvision": "of detectors: torchvision's own network and the loop of its documentation, a DataLoader",
+    "yolo": "of yolov5: ultralytics' own trainer, with its own augmentation",
+}
+
+
 def _legend(rows: Sequence[Row]) -> list[str]:
     decode = max(row.decode_ms for row in rows)
     augment = max(row.augment_ms for row in rows)
-    workers = sorted({n for row in rows for n in (row.plain_fp32_workers, row.plain_same_dtype_workers)})
+    counts = {n for row in rows for n in (row.plain_fp32_workers, row.plain_same_dtype_workers)}
+    workers = sorted(count for count in counts if count is not None)
+    loops = "; ".join(dict.fromkeys(_PLAIN.get(row.plain, row.plain) for row in rows))
     lines = [
         "Images per second, medians; windows of one figure lie up to "
         f"{max(row.largest_spread for row in rows):.0%} apart.",
         "end to end   from image files through the real loop, decoded once before",
-        "model only   training steps on one batch that lies on the device",
-        "plain        timm's network, torchvision's transforms, a DataLoader (fastest with "
-        f"{' or '.join(map(str, workers))} processes), in fp32 and computed as ours",
+        "model only   training steps on batches that lie on the device",
+        f"plain        {loops} (fastest with {' or '.join(map(str, workers))} processes), in fp32 and "
+        "computed as ours; ± half of how far its ratios lie apart from round to round",
         f"data         {decode:.2f} ms to decode an image, once; {augment:.2f} ms to augment it, every epoch",
     ]
     if any(row.expected_per_s is not None for row in rows):

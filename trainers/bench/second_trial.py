@@ -23,6 +23,8 @@ from amlocal.trainers import warm, warm_client
 from amlocal.trainers.errors import TrainingError
 
 TRIALS = 3
+_IDLE = 86_400.0
+"""Seconds. Large detectors are measured for long before the second trials begin; the lifeline ends it."""
 
 
 @dataclass(frozen=True)
@@ -160,4 +162,4 @@ def _watched(moments: dict[str, float]) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(warm.serve(Path(sys.argv[1]), first_step, lifeline=int(sys.argv[2])))
+    sys.exit(warm.serve(Path(sys.argv[1]), first_step, idle=_IDLE, lifeline=int(sys.argv[2])))
