@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from amlocal.emulator.jobs.sampling import bayesian_rules, grid_sampler, random_sampler
+from amlocal.emulator.jobs.sampling import bayesian_rules, bayesian_sampler, grid_sampler, random_sampler
 from amlocal.emulator.jobs.sampling.space import Sample, Space, SpaceError, Trial
 
 
@@ -31,8 +31,9 @@ CHECKS: Mapping[str, Callable[[Space], None]] = {
 SAMPLERS: Mapping[str, Sampler] = {
     "random": random_sampler.draw,
     "grid": grid_sampler.draw,
+    "bayesian": bayesian_sampler.draw,
 }
-"""The algorithms that are there."""
+"""Every algorithm that is there."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,11 @@ class Sampling:
         CHECKS[self.algorithm](space)
 
     def draw(self, space: Space, history: Sequence[Trial], seed: int, index: int) -> Sample | None:
-        """The sample number `index`; `seed` counts where none was given. Raises SpaceError.
-
-        With no trial to learn from, bayesian sampling begins at random.
-        """
+        """The sample number `index`; `seed` counts where none was given. Of the scores in `history` the
+        larger is the better. Raises SpaceError."""
         seed = seed if self.seed is None else self.seed
-        if self.algorithm == "grid":
-            return grid_sampler.draw(space, history, seed, index)
-        if self.algorithm == "bayesian" and any(trial.score is not None for trial in history):
-            raise SpaceError("bayesian sampling after the first trials is not there yet")
+        if self.algorithm != "random":
+            return SAMPLERS[self.algorithm](space, history, seed, index)
         return random_sampler.draw(space, history, seed, index, rule=self.rule, base=self.base)
 
 

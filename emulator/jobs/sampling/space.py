@@ -36,7 +36,8 @@ class SpaceError(ValueError):
 
 @dataclass(frozen=True)
 class Trial:
-    """What a sampler knows of an earlier trial; `score` None: it has none (yet)."""
+    """What a sampler knows of an earlier trial; `score` None: it has none (yet). The larger score is the
+    better one: where the goal is to minimize, it is the metric's negative."""
 
     sample: Sample
     score: float | None = None
