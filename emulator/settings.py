@@ -32,13 +32,29 @@ class EnvironmentSettings:
 
 
 @dataclass(frozen=True)
+class Caps:
+    """The most that an AutoML job may have of each, whatever it asks for; None: no cap.
+
+    For tests of jobs written for other machines. `trials` of a job, `images` of each of its data sets (more
+    where there are more classes), `epochs` of a trial, `image_size` in pixels.
+    """
+
+    trials: int | None = None
+    images: int | None = None
+    epochs: int | None = None
+    image_size: int | None = None
+
+
+@dataclass(frozen=True)
 class Settings:
     """What a server was told. Paths are absolute; `max_body` is in bytes.
 
     Folders below `allow_paths` may be mounted as datastores. `mirrors`: URL prefix to the folder with a copy
     of what is behind it. `cache_max_gb` is the most that the decoded images of all jobs together may take on
     disk, in 10^9 bytes; images beyond it are decoded whenever they are needed. `trust_pickle` never refuses
-    deployments of models whose files can run code when they are loaded.
+    deployments of models whose files can run code when they are loaded. `caps` make AutoML jobs smaller than
+    they ask to be. `warm_start` auto keeps one process with PyTorch imported, of which trials are forks
+    (Linux). A trial that makes no progress for `trial_stall_minutes` is ended; 0 lets it hang.
     """
 
     data_dir: Path
@@ -50,9 +66,12 @@ class Settings:
     trust_pickle: Literal["always", "never"] = "always"
     max_body: int = 4 * 1024**3
     cache_max_gb: float = 10.0
+    warm_start: Literal["auto", "never"] = "auto"
+    trial_stall_minutes: float = 30.0
     allow_paths: tuple[Path, ...] = ()
     mirrors: Mapping[str, Path] = field(default_factory=dict)
     environments: EnvironmentSettings = field(default_factory=EnvironmentSettings)
+    caps: Caps = field(default_factory=Caps)
 
     @property
     def base_url(self) -> str:
@@ -135,8 +154,12 @@ _CHOICES = {
     "auth": ("strict", "loose"),
     "missing_weights": ("error", "random"),
     "trust_pickle": ("always", "never"),
+    "warm_start": ("auto", "never"),
 }
 _MODES = ("host", "venv")
+_LEAST = {"trials": 1, "images": 1, "epochs": 1, "image_size": 32}
+# 2**31 - 1: what a whole number of Azure's REST model (int32) can be at most.
+_MOST = 2**31 - 1
 
 
 def _convert(key: str, value: Any, source: str) -> Any:
@@ -151,7 +174,9 @@ def _convert(key: str, value: Any, source: str) -> Any:
         return {_url(prefix, source): _path(folder) for prefix, folder in _table(key, value, source).items()}
     if key == "environments":
         return _environments(value, source)
-    if key == "cache_max_gb":
+    if key == "caps":
+        return _caps(value, source)
+    if key in ("cache_max_gb", "trial_stall_minutes"):
         return _size(key, value, source)
     try:
         number = int(value)
@@ -216,3 +241,16 @@ def _environments(value: Any, source: str) -> EnvironmentSettings:
         strict=strict,
         interpreters={name: _path(python) for name, python in interpreters.items()},
     )
+
+
+def _caps(value: Any, source: str) -> Caps:
+    table = {key: cap for key, cap in _table("caps", value, source).items() if cap is not None}
+    unknown = sorted(set(table) - set(_LEAST))
+    if unknown:
+        raise SettingsError(f"caps.{unknown[0]} (from {source}) is unknown. Known: {', '.join(_LEAST)}.")
+    for key, cap in table.items():
+        if isinstance(cap, bool) or not isinstance(cap, int) or not _LEAST[key] <= cap <= _MOST:
+            raise SettingsError(
+                f"caps.{key} = {cap!r} (from {source}): use a whole number of at least {_LEAST[key]}."
+            )
+    return Caps(**table)
