@@ -56,9 +56,15 @@ _leashes: dict[int, int] = {}
 
 
 def spawn_leashed(
-    argv: Sequence[str], *, env: Mapping[str, str], log: Path, cwd: Path | None = None
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    log: Path,
+    cwd: Path | None = None,
+    descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start a child that must not outlive this process; its output is appended to `log`.
+    """Start a child that must not outlive this process; its output is appended to `log`. It gets
+    `descriptors` under the same numbers.
 
     The child finds the read end of a pipe in AMLOCAL_LEASH_FD and has to exit on its EOF (see `watch_leash`).
     A pipe is used because PR_SET_PDEATHSIG fires when the spawning thread ends.
@@ -74,7 +80,7 @@ def spawn_leashed(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
-                pass_fds=(read_end,),
+                pass_fds=(read_end, *descriptors),
                 start_new_session=True,
             )
     except BaseException:

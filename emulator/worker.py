@@ -43,6 +43,7 @@ def build_services(settings: Settings, run_dir: Path) -> Services:
     from amlocal.emulator.jobs.environments import JobEnvironments
     from amlocal.emulator.jobs.inputs import Resolver
     from amlocal.emulator.jobs.service import JobService
+    from amlocal.emulator.jobs.warm import WarmParent
     from amlocal.emulator.storage.mounts import Mounts
     from amlocal.emulator.storage.sas import SasKey
     from amlocal.emulator.store import removal
@@ -75,6 +76,7 @@ def build_services(settings: Settings, run_dir: Path) -> Services:
         mlflow=mlflow,
         resolver=resolver,
         issue_job_token=auth.job_token,
+        warm=WarmParent(run_dir, folder.logs / "warm.log", enabled=settings.warm_start == "auto"),
     )
     deployments = Deployments(
         store=store,

@@ -32,6 +32,9 @@ def main(argv: list[str] | None = None) -> int:
         default=os.environ.get("AMLOCAL_LEASH_FD"),
         help="a pipe; at its end the last trials finish, then this ends (default: AMLOCAL_LEASH_FD)",
     )
+    warm.add_argument(
+        "--listener", type=int, metavar="FD", help="the listening socket, where the starter has opened it"
+    )
     convert = commands.add_parser("convert", help="write the tensors of a .pt, .pth or .bin as safetensors")
     convert.add_argument("source", type=Path, metavar="IN", help="the pickle; no code in it is run")
     convert.add_argument("target", type=Path, metavar="OUT", help="the safetensors file to write")
@@ -40,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     check.add_argument("--weights-dir", type=Path, metavar="DIR", help="the weights folder")
     bench = commands.add_parser("bench", help="measure how fast training is on this machine")
     bench_arguments.add_arguments(bench)
+    leaderboard = commands.add_parser("leaderboard", help="draw the pictures of a sweep")
+    leaderboard.add_argument("spec", type=Path, metavar="SPEC", help="its trials, as JSON")
     arguments = parser.parse_args(argv)
     if arguments.command == "bench":
         return _bench(arguments)
@@ -49,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         return _check_weights(arguments.names, arguments.weights_dir)
     if arguments.command == "warm":
         return _warm(arguments)
+    if arguments.command == "leaderboard":
+        return _leaderboard(arguments.spec)
     return _train(arguments.spec)
 
 
@@ -73,6 +80,7 @@ def _warm(arguments: argparse.Namespace) -> int:
             lambda argv: main(["train", *argv]),
             idle=arguments.idle,
             lifeline=arguments.lifeline,
+            listener=arguments.listener,
         )
     except TrainingError as error:
         progress.error(str(error))
@@ -99,6 +107,18 @@ def _check_weights(model_names: list[str], weights_dir: Path | None) -> int:
     from amlocal.trainers.models import weight_check
 
     return weight_check.run(model_names, weights_dir)
+
+
+def _leaderboard(path: Path) -> int:
+    from amlocal.trainers import leaderboard
+
+    try:
+        drawn = leaderboard.run(path)
+    except TrainingError as error:
+        progress.error(str(error))
+        return 1
+    progress.say(f"{len(drawn)} pictures")
+    return 0
 
 
 def _train(path: Path) -> int:

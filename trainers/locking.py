@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from amlocal.trainers import heartbeat
 from amlocal.trainers.progress import say
 
 try:
@@ -30,5 +31,7 @@ def locked(path: Path, waiting_for: str) -> Iterator[None]:
                     if not told:
                         say(f"waiting for another trial: {waiting_for}")
                         told = True
+                    # Whoever holds the lock makes the progress; where it hangs, it is ended itself.
+                    heartbeat.beat("waiting for another trial")
                     time.sleep(0.1)
         yield

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from amlocal.trainers import device as devices
-from amlocal.trainers import distributed, optim
+from amlocal.trainers import distributed, heartbeat, optim, termination
 from amlocal.trainers.checkpoints import Checkpoint, Checkpoints
 from amlocal.trainers.compiling import StepTimer
 from amlocal.trainers.errors import TrainingError
@@ -108,7 +108,8 @@ class Loop:
     def fit(self, resume: Checkpoint | None) -> Fit:
         """Train to the last epoch or until early stopping, after `resume` when given.
 
-        Raises TrainingError when the loss explodes, or when not even single images fit into memory.
+        Raises TrainingError when the loss explodes, or when not even single images fit into memory, and
+        Terminated; then `so_far` has what there is.
         """
         epochs = self._parameters["number_of_epochs"]
         if resume is not None:
@@ -128,6 +129,10 @@ class Loop:
                     f"no progress of {self._primary} in {self._stopping.count} evaluations: stopped early, "
                     f"best epoch {self._stopping.best_epoch + 1}"
                 )
+        return self.so_far()
+
+    def so_far(self) -> Fit:
+        """The best of the epochs that are done. Raises TrainingError when there is none."""
         if self._last is None or self._stopping.best is None:
             raise TrainingError("no epoch was trained")
         score = self._stopping.best if self._task.higher_is_better else -self._stopping.best
@@ -311,6 +316,8 @@ class Loop:
         self._timer.start()
         batch: Any = None
         for number in range(total):
+            heartbeat.beat("training")
+            termination.check()
             fresh = self._timer.waiting(lambda: next(batches, None))
             if fresh is None and (self._world.size == 1 or batch is None):
                 break

@@ -9,6 +9,7 @@ the launcher reaches all of them; if the launcher itself is killed, each notices
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -18,7 +19,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -72,15 +73,23 @@ def here(*, distributed: bool, nodes: int) -> Plan:
 
 def train(spec: Path, processes: int) -> None:
     """Run the trial of a spec file in `processes` processes; see `launch`."""
-    launch(["-m", "amlocal.trainers.ranks", str(spec)], processes)
+    from amlocal.trainers import spec as specs
+    from amlocal.trainers import termination
+
+    state_dir = specs.load(spec).state_dir
+    launch(
+        ["-m", "amlocal.trainers.ranks", str(spec)],
+        processes,
+        heeds=lambda: termination.wanted(state_dir) is not None,
+    )
 
 
-def launch(arguments: Sequence[str], processes: int) -> None:
+def launch(arguments: Sequence[str], processes: int, *, heeds: Callable[[], bool] = lambda: False) -> None:
     """Run `python ARGUMENTS FOLDER` `processes` times at once, each of which is to call `take_part`; returns
     when all of them have ended well.
 
     Raises TrainingError with the reason of the process that failed first. A signal that ends this process
-    ends the others before.
+    ends the others before; while `heeds` says so, SIGTERM only goes on to them, and they end by themselves.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, start_processes
 
@@ -97,6 +106,7 @@ def launch(arguments: Sequence[str], processes: int) -> None:
             envs={rank: _environment(rank, processes) for rank in range(processes)},
             logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs")),
         )
+        _pass_on(signal.SIGTERM, heeds, lambda: context.pids().values())
         try:
             result = context.wait(period=_POLL_SECONDS)
         finally:
@@ -112,6 +122,23 @@ def launch(arguments: Sequence[str], processes: int) -> None:
     if ended_by is not None:
         progress.flush()
         os.kill(os.getpid(), ended_by)
+
+
+def _pass_on(number: int, heeds: Callable[[], bool], pids: Callable[[], Iterable[int]]) -> None:
+    """Let the processes have the signal where they heed it; else its handler is the one it has now."""
+    otherwise = signal.getsignal(number)
+
+    def handle(signal_number: int, frame: Any) -> None:
+        if not heeds():
+            assert callable(otherwise)
+            otherwise(signal_number, frame)
+            return
+        for pid in pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal_number)
+
+    if callable(otherwise):
+        signal.signal(number, handle)
 
 
 def _environment(rank: int, processes: int) -> dict[str, str]:

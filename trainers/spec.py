@@ -28,7 +28,10 @@ class Start:
 
 @dataclass(frozen=True)
 class Spec:
-    """A trial. `parameters` holds every training parameter, defaults filled in; `given` only the user's."""
+    """A trial. `parameters` holds every training parameter, defaults filled in; `given` only the user's.
+
+    `cache_sizes`: the largest size, by parameter, among the trials that share decoded training images.
+    """
 
     run_id: str
     task: str
@@ -53,6 +56,12 @@ class Spec:
     node_count: int = 1
     cache_max_gb: float | None = None
     log_verbosity: str = "Info"
+    cache_sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def cached(self) -> dict[str, Any]:
+        """The parameters of the largest trial that shares decoded training images with this one."""
+        sizes = {name: size for name, size in self.cache_sizes.items() if self.parameters.get(name)}
+        return {**self.parameters, **{k: max(size, self.parameters[k]) for k, size in sizes.items()}}
 
     @property
     def pretrained(self) -> bool:
@@ -137,7 +146,16 @@ def _spec(raw: Mapping[str, Any]) -> Spec:
         node_count=nodes,
         cache_max_gb=raw.get("cache_max_gb"),
         log_verbosity=verbosity,
+        cache_sizes=_sizes(raw.get("cache_sizes")),
     )
+
+
+def _sizes(raw: Any) -> dict[str, int]:
+    sizes = dict(raw or {})
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"cache_sizes: {name} is {size!r}; it must be a whole number of at least 1")
+    return sizes
 
 
 def _start(raw: Mapping[str, Any] | None) -> Start | None:

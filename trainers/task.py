@@ -31,7 +31,12 @@ class Task(Losses, Protocol):
         asks once an epoch."""
 
     @property
-    def train_images(self) -> int: ...
+    def train_images(self) -> int:
+        """Of one epoch; tiles count too."""
+
+    @property
+    def train_files(self) -> int:
+        """Image files that are trained on; tiles of one are one."""
 
     def train_batches(self, epoch: int) -> Iterator[Any]: ...
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from amlocal.trainers import beginning, distributed, files, registry
+from amlocal.trainers import beginning, distributed, files, heartbeat, registry
 from amlocal.trainers import device as devices
 from amlocal.trainers.checkpoints import Checkpoints, plain
 from amlocal.trainers.export import mlflow_model, scoring_script
@@ -23,6 +23,7 @@ from amlocal.trainers.models.network import Building, Network
 from amlocal.trainers.progress import duration, final, header, say, set_level, warn
 from amlocal.trainers.shipping import Shipper
 from amlocal.trainers.spec import Spec
+from amlocal.trainers.termination import CHECKPOINTS, Terminated, asked, heeded
 
 _SHIPPING_SECONDS = 10.0
 _RESULT = "result.json"
@@ -30,18 +31,24 @@ MODEL_FOLDER = "outputs/mlflow-model"
 
 
 def run(spec: Spec) -> Shipper:
-    """Train, or go on where an earlier attempt was killed; writes every output of the trial.
+    """Train, or go on where an earlier attempt was killed; writes every output of the trial. One that a
+    termination policy ends writes the model of its best epoch and no more.
 
     Every process of a trial calls it; rank 0 alone writes. Returns the shipper, closed; it may still be busy
     with a server that does not answer. Raises TrainingError.
     """
+    with heartbeat.beating(spec.state_dir), heeded(spec.state_dir):
+        return _run(spec)
+
+
+def _run(spec: Spec) -> Shipper:
     started = time.monotonic()
     first = distributed.current().rank == 0
     if first:
         set_level(spec.log_verbosity)
     for notice in (*spec.notices, *(f"{key} is no parameter of this task; ignored" for key in spec.ignored)):
         warn(notice)
-    checkpoints = Checkpoints(spec.state_dir / "checkpoint")
+    checkpoints = Checkpoints(spec.state_dir / CHECKPOINTS)
     if spec.attempt >= 2 and (spec.state_dir / _RESULT).exists():
         say("an earlier attempt finished this trial; there is nothing left to do")
         return Shipper(None)
@@ -81,14 +88,19 @@ def run(spec: Spec) -> Shipper:
         record=record,
         keep=lambda epoch, trained: _keep(spec, epoch, trained),
     )
-    fit = loop.fit(resume)
-    _finish(spec, task, network, building, fit)
+    ended = ""
+    try:
+        fit = loop.fit(resume)
+        _finish(spec, task, network, building, fit)
+    except Terminated as reason:
+        fit, ended = loop.so_far(), f"ended early: {reason}; "
+        _keep_best(spec, task, network, building, fit, str(reason))
     if first:
         checkpoints.clear()
     if not shipper.close(_SHIPPING_SECONDS):
         warn("some metrics were not taken by MLflow yet; they stand in metrics.jsonl and are replayed")
     final(
-        f"best epoch {fit.best_epoch + 1} of {fit.epochs}, {spec.primary_metric} {fit.score:.4f}; "
+        f"{ended}best epoch {fit.best_epoch + 1} of {fit.epochs}, {spec.primary_metric} {fit.score:.4f}; "
         f"the model is in {MODEL_FOLDER}; {duration(time.monotonic() - started)} in all"
     )
     return shipper
@@ -103,6 +115,7 @@ def _tell(
     if isinstance(network.module, Detector):
         # A row knows one of several sizes only.
         size = f", {sum(weight.numel() for weight in network.module.parameters()) / 1e6:.1f} M parameters"
+    tiles = f" ({task.train_images} with tiles)" if task.train_images != task.train_files else ""
     header(
         f"{spec.run_id}: {spec.task}",
         {
@@ -110,7 +123,7 @@ def _tell(
             "start": origin,
             "device": devices.describe(device),
             "layout": layout,
-            "images": f"{task.train_images} training, {task.validation_images} validation",
+            "images": f"{task.train_files} training{tiles}, {task.validation_images} validation",
             "classes": f"{task.classes}: {_some(task.labels)}",
             "epochs": f"{p['number_of_epochs']}, batches of {p['training_batch_size']}",
             "optimizer": f"{p['optimizer']}, learning rate {p['learning_rate']}",
@@ -134,10 +147,30 @@ def _finish(spec: Spec, task: Any, network: Network, building: Building, fit: Fi
     tensors = load_file(fit.best)
     network.module.load_state_dict(tensors)
     evaluation = task.evaluate(network.module)
-    if distributed.current().rank > 0:
-        distributed.barrier()
-        return
-    evaluation.write_charts(spec.artifacts_dir)
+    if distributed.current().rank == 0:
+        _write_model(spec, task, network, building, tensors)
+        heartbeat.beat("drawing charts")
+        evaluation.write_charts(spec.artifacts_dir)
+        heartbeat.beat("writing the ONNX file")
+        onnx = None if asked() else task.write_onnx(network, spec.artifacts_dir)
+        _write_result(spec, task, fit, onnx, asked())
+    distributed.barrier()
+
+
+def _keep_best(
+    spec: Spec, task: Any, network: Network, building: Building, fit: Fit, terminated: str
+) -> None:
+    """The model and the result alone: who ends a trial early does not wait long."""
+    if distributed.current().rank == 0:
+        _write_model(spec, task, network, building, load_file(fit.best))
+        _write_result(spec, task, fit, None, terminated)
+    distributed.barrier()
+
+
+def _write_model(
+    spec: Spec, task: Any, network: Network, building: Building, tensors: dict[str, torch.Tensor]
+) -> None:
+    heartbeat.beat("writing the model")
     _save_state_dict(spec.artifacts_dir / "outputs" / "model.pt", tensors)
     mlflow_model.write(
         spec.artifacts_dir / MODEL_FOLDER,
@@ -153,20 +186,22 @@ def _finish(spec: Spec, task: Any, network: Network, building: Building, fit: Fi
         building=building,
     )
     scoring_script.write(spec.artifacts_dir / MODEL_FOLDER)
-    onnx = task.write_onnx(network, spec.artifacts_dir)
+
+
+def _write_result(spec: Spec, task: Any, fit: Fit, onnx: str | None, terminated: str | None) -> None:
     result = {
         "primary_metric": spec.primary_metric,
         "score": fit.score,
         "best_epoch": fit.best_epoch,
         "model_name": spec.model.name,
         "epochs": fit.epochs,
-        "train_images": task.train_images,
+        "train_images": task.train_files,
         "validation_images": task.validation_images,
         "labels": task.labels,
         "artifacts": {"mlflow_model": MODEL_FOLDER, "onnx": onnx},
+        **({} if terminated is None else {"terminated": terminated}),
     }
     files.write_json(spec.state_dir / _RESULT, result)
-    distributed.barrier()
 
 
 def _save_state_dict(path: Path, tensors: dict[str, torch.Tensor]) -> None:

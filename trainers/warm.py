@@ -1,6 +1,6 @@
-"""`python -m amlocal.trainers warm SOCKET`: PyTorch, timm and the trainers are imported once; each trial is a
-fork of this process and starts at once. Linux only; elsewhere, and whenever this process refuses, trials are
-started plainly. warm_client.py is its client and describes what is said over the socket.
+"""`python -m amlocal.trainers warm SOCKET`: PyTorch, torchvision, timm and the trainers are imported once;
+each trial is a fork of this process and starts at once. Linux only; elsewhere, and whenever this process
+refuses, trials are started plainly. warm_client.py is its client and describes what is said over the socket.
 
 Before a fork nothing but imports happens here: no tensor operation, no CUDA call, no probe, no thread. A
 child forked after a single matrix product hangs, because OpenMP's threads do not come along.
@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from amlocal.trainers.errors import TrainingError
 from amlocal.trainers.progress import say
@@ -34,39 +35,69 @@ _MODULES = (
     "safetensors.torch",
     "amlocal.trainers.trial",
     "amlocal.trainers.metrics.classification",
+    "amlocal.trainers.metrics.documents",
+    "amlocal.trainers.metrics.detection",
     "amlocal.trainers.models.timm",
+    "amlocal.trainers.models.torchvision_detection",
 )
+_WHERE_INSTALLED = (
+    # Needed in the evaluation of detectors, and at the end of every trial: the MLflow model, the ONNX file,
+    # charts.
+    "faster_coco_eval",
+    "mlflow.models",
+    "mlflow.pyfunc",
+    "onnx",
+    "matplotlib.backends.backend_agg",
+    "amlocal.trainers.charts.curves",
+    "amlocal.trainers.charts.detection_curves",
+    "amlocal.trainers.charts.matrix",
+    "amlocal.trainers.charts.predictions",
+    "amlocal.trainers.charts.report",
+)
+_WITHOUT = ("polars",)
+"""MLflow takes it along where it is installed, can do without, and trainers have no use for it; its import
+starts threads."""
 _QUIET = {
     # Idle OpenMP threads spin for long by default; read by OpenMP when PyTorch is imported.
     "GOMP_SPINCOUNT": "1000",
     # Pools of threads that would start at import.
     "OPENBLAS_NUM_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
 
-def serve(path: Path, run: Run, *, idle: float = IDLE_SECONDS, lifeline: int | None = None) -> int:
+def serve(
+    path: Path,
+    run: Run,
+    *,
+    idle: float = IDLE_SECONDS,
+    lifeline: int | None = None,
+    listener: int | None = None,
+) -> int:
     """Listen on the socket `path` until `idle` seconds without a trial, or the end of `lifeline` (a pipe).
 
-    At the end of `lifeline` trials that run are seen to their end first; no new one is taken. SIGTERM ends
-    everything at once. `run` is called in each child with the caller's arguments. Returns 0. Raises
-    TrainingError when the socket's folder is not private, somebody else listens there, or threads were
-    started by the imports.
+    `listener` is a descriptor of that socket where the starter listens there already: callers then wait until
+    the imports are done, and know at once when this process ends before that. At the end of `lifeline` trials
+    that run are seen to their end first; no new one is taken. SIGTERM ends everything at once. `run` is
+    called in each child with the caller's arguments. Returns 0. Raises TrainingError when the socket's folder
+    is not private, somebody else listens there, or threads were started by the imports.
     """
     if sys.platform != "linux":
         raise TrainingError("the warm start needs Linux; start trials plainly")
     _open_standard_streams()
     imported_with = dict(os.environ)
-    if lifeline is not None:
-        try:
-            os.set_inheritable(lifeline, False)
-        except OSError as error:
-            raise TrainingError(f"the lifeline {lifeline} is no open descriptor") from error
+    for noun, descriptor in (("lifeline", lifeline), ("listener", listener)):
+        if descriptor is not None:
+            try:
+                os.set_inheritable(descriptor, False)
+            except OSError as error:
+                raise TrainingError(f"the {noun} {descriptor} is no open descriptor") from error
     with _Lock(path) as lock:
         _import(path)
         from amlocal.trainers.warm_parent import Parent
 
-        parent = Parent(path, run, imported_with, idle, lifeline, lock)
+        parent = Parent(path, run, imported_with, idle, lifeline, lock, listener)
         try:
             say(f"ready {path}")
             parent.loop()
@@ -85,12 +116,19 @@ def _open_standard_streams() -> None:
 def _import(path: Path) -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    hidden: dict[str, Any] = dict.fromkeys(_WITHOUT)
+    sys.modules.update(hidden)
     for module in _MODULES:
         import_module(module)
+    for module in _WHERE_INSTALLED:
+        with contextlib.suppress(ModuleNotFoundError):
+            import_module(module)
     from amlocal.trainers import registry
 
     for reference in registry.TASKS.values():
         import_module(reference.partition(":")[0])
+    for module in hidden:
+        del sys.modules[module]
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads != 1:
         raise TrainingError(f"no warm start at {path}: the imports started {threads - 1} threads")

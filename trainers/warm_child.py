@@ -45,7 +45,9 @@ def live(request: dict[str, Any], descriptors: Sequence[int], caller: int, paren
     except BaseException:
         traceback.print_exc()
     finally:
-        _join_threads()
+        # What the interpreter itself calls at its end: pools of idle threads are told to go, then all others
+        # that are no daemons are waited for. Joining alone would wait for the pools for ever.
+        threading._shutdown()  # type: ignore[attr-defined]
         os._exit(_flush(code))
 
 
@@ -95,12 +97,6 @@ def _watch(caller: int, parent: int) -> None:
     poll.register(parent, select.POLLIN)
     poll.poll()
     os.killpg(0, signal.SIGKILL)
-
-
-def _join_threads() -> None:
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
 
 
 def _flush(code: int) -> int:

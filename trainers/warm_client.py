@@ -1,4 +1,4 @@
-"""Runs one trial in a child of the warm parent: `python -I -S warm_client.py SOCKET SPEC`.
+"""Runs one trial in a child of the warm parent: `python -I -S warm_client.py SOCKET SPEC [PLAIN ...]`.
 
 To whoever starts it, this process stands for the trial: the trial has its standard input, output and error,
 working folder, environment, umask and CPUs; SIGTERM, SIGINT, SIGHUP and SIGQUIT go on to it; and this process
@@ -6,6 +6,9 @@ ends as the trial ends, with its exit code or by the same signal. When this proc
 
 Exit codes of its own: 2 = wrong call; 69 = there is no warm parent that could run it, and nothing was run, so
 that a plain start is safe; 70 = the warm parent ended before the trial did, and the trial with it.
+
+With PLAIN, a command that runs the trial by itself, this process becomes that command instead of ending by
+69; and instead of 70 it ends by SIGHUP, so that the end looks like what it is: not the trial's own.
 
 What is said over the socket: the request (8 bytes of length, then JSON; with its first bytes the descriptors
 of standard input, output, error and the working folder); the answer, a line of JSON, {"ready": true} or
@@ -31,8 +34,9 @@ from typing import Any, NoReturn
 USAGE = 2
 UNAVAILABLE = 69
 LOST = 70
-PATIENCE = 10.0
-"""Seconds that the warm parent has for its answer."""
+PATIENCE = 60.0
+"""Seconds that the warm parent has for its answer. It listens before its imports, which take most of them on
+a busy machine, and a plain start would take as long."""
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 VERSION = 1
 _GO = b"\0"
@@ -63,20 +67,35 @@ class Signals:
 
 def main(argv: list[str]) -> int:
     """Run a trial; returns the exit code, or dies by the trial's signal."""
-    if len(argv) != 2:
-        print("usage: warm_client.py SOCKET SPEC", file=sys.stderr)
+    if len(argv) < 2:
+        print("usage: warm_client.py SOCKET SPEC [PLAIN ...]", file=sys.stderr)
         return USAGE
+    plain = argv[2:]
     signals = Signals()
     try:
         connection = connect(argv[0])
         with connection:
-            ask(connection, argv[1:])
+            ask(connection, argv[1:2])
             lines = await_ready(connection, signals)
             go(connection)
-            return follow(connection, lines, signals)
+            code = follow(connection, lines, signals)
+            return die_by(signal.SIGHUP) if code is None and plain else LOST if code is None else code
     except Unavailable as error:
-        print(f"no warm start: {error}", file=sys.stderr)
-        return UNAVAILABLE
+        print(f"no warm start: {error}", file=sys.stderr, flush=True)
+    return become(plain, signals) if plain else UNAVAILABLE
+
+
+def become(command: list[str], signals: Signals) -> NoReturn:
+    """Turn into the command, in the same process; a signal that came meanwhile is not lost."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    if numbers := signals.pending():
+        die_by(numbers[0])
+    signal.set_wakeup_fd(-1)
+    for number in FORWARDED:
+        signal.signal(number, signal.SIG_DFL)
+    # One that waits ends this process here.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    os.execvp(command[0], command)  # noqa: S606
 
 
 def connect(path: str) -> socket.socket:
@@ -180,8 +199,8 @@ def refuse(line: dict[str, Any]) -> None:
         raise Unavailable(str(line["refused"]))
 
 
-def follow(connection: socket.socket, lines: Lines, signals: Signals) -> int:
-    """Forward signals until the trial has ended; its exit code, or LOST."""
+def follow(connection: socket.socket, lines: Lines, signals: Signals) -> int | None:
+    """Forward signals until the trial has ended; its exit code, None when it is lost."""
     connection.settimeout(None)
     watched: list[Any] = [connection, signals.read_end]
     while True:
@@ -198,7 +217,7 @@ def follow(connection: socket.socket, lines: Lines, signals: Signals) -> int:
                     "on from its checkpoint",
                     file=sys.stderr,
                 )
-                return LOST
+                return None
             for line in found:
                 refuse(line)
                 code = os.waitstatus_to_exitcode(line["status"])
@@ -211,6 +230,7 @@ def die_by(number: int) -> NoReturn:
     resource.setrlimit(resource.RLIMIT_CORE, (0, most))
     with contextlib.suppress(OSError):  # SIGKILL has no handler to be reset
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
     os._exit(128 + number)
 

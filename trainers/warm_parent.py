@@ -27,7 +27,7 @@ _ORPHAN_ROUNDS = 50
 _MOST_CALLERS = 128
 """Each takes up to five descriptors, of which a process usually has 1,024."""
 _READ_AT_IMPORT = ("GOMP_SPINCOUNT", "HOME", "LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH", "PYTHONHASHSEED")
-_PREFIXES = ("HF_", "HUGGINGFACE_", "KMP_", "OMP_", "PYTORCH_", "TIMM_", "TORCH", "TRANSFORMERS_")
+_PREFIXES = ("HF_", "HUGGINGFACE_", "KMP_", "MPL", "OMP_", "PYTORCH_", "TIMM_", "TORCH", "TRANSFORMERS_")
 _READ_LATER = frozenset({"OMP_NUM_THREADS", "HF_TOKEN"})
 
 
@@ -78,6 +78,7 @@ class Parent:
         idle: float,
         lifeline: int | None,
         lock: int,
+        listener: int | None = None,
     ) -> None:
         self._path = path
         self._lock = lock
@@ -101,14 +102,9 @@ class Parent:
         self._lifeline = lifeline
         if lifeline is not None:
             self._selector.register(lifeline, selectors.EVENT_READ, self._lifeline_read)
-        path.unlink(missing_ok=True)
-        self._listener: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)
-        try:
-            self._listener.bind(str(path))
-        finally:
-            os.umask(before)
-        self._listener.listen(64)
+        self._listener: socket.socket | None = (
+            _bound(path) if listener is None else socket.socket(fileno=listener)
+        )
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._quiet_since = time.monotonic()
@@ -328,6 +324,18 @@ class Parent:
             self._selector.unregister(caller.pid_descriptor)
             os.close(caller.pid_descriptor)
         caller.connection.close()
+
+
+def _bound(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.listen(64)
+    return listener
 
 
 def _children() -> list[int]:

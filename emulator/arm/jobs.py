@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from amlocal.emulator.arm import filters
+from amlocal.emulator.arm import filters, sweeps
 from amlocal.emulator.arm.resource import json_body, properties_of
 from amlocal.emulator.arm.routes import WORKSPACE_RULE, list_view, workspace_of
 from amlocal.emulator.http import paging
@@ -35,6 +35,8 @@ def present(services: Services, workspace: Workspace, record: JobRecord) -> dict
         }
     elif record.kind == "command":
         body = _command(record)
+    elif record.kind == "sweep" and record.parent is None:
+        body = sweeps.present(record)
     elif record.kind == "sweep":
         body = _sweep(services, workspace, record)
     properties = {
@@ -77,14 +79,23 @@ def _command(record: JobRecord) -> dict[str, Any]:
 
 def _sweep(services: Services, workspace: Workspace, record: JobRecord) -> dict[str, Any]:
     """Without a search space, a single trial is a grid of one model, as Azure's own sweep of one trial is."""
-    model = record.body.get("model_name") or record.properties.get("model_name", "")
-    metric = record.body.get("primary_metric") or record.properties.get("primary_metric", "")
+    body = record.body
+    model = body.get("model_name") or record.properties.get("model_name", "")
+    metric = body.get("primary_metric") or record.properties.get("primary_metric", "")
+    policy, sampling = body.get("early_termination"), body.get("sampling")
+    if not isinstance(sampling, dict):
+        sampling = {"samplingAlgorithmType": str(sampling or "grid").capitalize()}
     return {
         "jobType": "Sweep",
-        "searchSpace": record.body.get("search_space") or {"model_name": ["choice", [[model]]]},
-        "samplingAlgorithm": {"samplingAlgorithmType": str(record.body.get("sampling", "grid")).capitalize()},
+        "searchSpace": body.get("search_space") or {"model_name": ["choice", [[model]]]},
+        "samplingAlgorithm": sampling,
+        **({"earlyTermination": policy} if policy else {}),
         "objective": {"goal": "Maximize", "primaryMetric": metric},
-        "limits": {"jobLimitsType": "Sweep", "maxTotalTrials": 1, "maxConcurrentTrials": 1},
+        "limits": {
+            "jobLimitsType": "Sweep",
+            "maxTotalTrials": body.get("max_trials", 1),
+            "maxConcurrentTrials": body.get("max_concurrent", 1),
+        },
         "trial": {
             "command": "python -m amlocal.trainers train spec.json",
             "environmentId": f"{workspace.arm_id}/environments/host/versions/1",

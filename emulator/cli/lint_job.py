@@ -14,19 +14,18 @@ from amlocal.compat.yaml_places import Document
 from amlocal.emulator.cli import lint_data, lint_places, lint_sdk
 from amlocal.emulator.cli.lint_findings import Finding, Severity, one_line
 from amlocal.emulator.http.errors import AzureError, not_there_yet
-from amlocal.emulator.jobs import command_request
+from amlocal.emulator.jobs import command_request, sweep_request
 from amlocal.emulator.jobs.runners import automl_parameters, automl_request
 from amlocal.emulator.jobs.runners.automl_draw import with_sample
 from amlocal.emulator.jobs.runners.automl_request import ImageJob
-from amlocal.emulator.jobs.sampling import command_form, samplers
-from amlocal.emulator.jobs.sampling.space import SpaceError
-from amlocal.emulator.jobs.termination import policies
-from amlocal.emulator.jobs.termination.policies import PolicyError
 
 _Job = TypeVar("_Job")
 _ROUNDS = 50
 # Without these there is no job whose other parts could be checked.
-_NEEDED = ("taskDetails", "taskDetails.taskType", "taskDetails.trainingData", "taskDetails.targetColumnName")
+_NEEDED = (
+    *("taskDetails", "taskDetails.taskType", "taskDetails.trainingData", "taskDetails.targetColumnName"),
+    *("objective", "objective.goal", "objective.primaryMetric", "searchSpace", "trial", "trial.command"),
+)
 
 
 class JobLint:
@@ -60,10 +59,11 @@ class JobLint:
         elif kind == "Command":
             self._read(command_request.read, properties)
             self._inputs()
+        elif kind == "Sweep":
+            self._read(sweep_request.read, properties)
+            self._inputs()
         else:
             self._add(self._document.line(["type"]), "error", not_there_yet(f"Running {kind} jobs").message)
-            if kind == "Sweep":
-                self._sweep(properties)
 
     def _read(self, read: Callable[[Mapping[str, Any]], _Job], properties: dict[str, Any]) -> _Job | None:
         """What the server reads; each thing that it refuses is noted and left out, so that all come up."""
@@ -133,24 +133,6 @@ class JobLint:
             if not (self._path.parent / uri).exists():
                 line = self._document.line(["inputs", name, "path"])
                 self._add(line, "error", f"inputs.{name}: {uri!r} does not exist beside the YAML file.")
-
-    def _sweep(self, properties: Mapping[str, Any]) -> None:
-        """The parts of a sweep job that can be read already."""
-        space = sampling = None
-        try:
-            space = command_form.parse(properties.get("searchSpace"))
-        except SpaceError as error:
-            self._at("searchSpace", "error", f"{error}.")
-        try:
-            sampling = samplers.read(properties.get("samplingAlgorithm"))
-            if space is not None:
-                sampling.check(space)
-        except SpaceError as error:
-            self._at("samplingAlgorithm", "error", f"{error}.")
-        try:
-            policies.read(properties.get("earlyTermination"))
-        except PolicyError as error:
-            self._at(f"earlyTermination.{error.field}", "error", f"early_termination: {error}.")
 
     def _at(self, target: str, severity: Severity, message: str) -> None:
         self._add(self._document.line(lint_places.yaml_path(target)), severity, message)

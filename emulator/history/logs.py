@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 from amlocal.emulator.jobs import records
 from amlocal.emulator.jobs.records import JobRecord
+from amlocal.emulator.jobs.sweep_log import HYPERDRIVE_LOG
+from amlocal.emulator.jobs.sweep_records import MOST_TRIALS
 from amlocal.emulator.services import Services
 from amlocal.emulator.store.folder import ARTIFACT_CONTAINER
 from amlocal.emulator.store.workspace import Workspace
@@ -19,16 +21,24 @@ _MOST = 1000
 _LINK_LIFETIME = timedelta(hours=24)
 
 
-def log_run(services: Services, record: JobRecord) -> JobRecord:
-    """The run whose user log tells a job's story: for an AutoML job or a sweep, that of its first trial."""
-    found = record
-    while found.kind in ("automl", "sweep"):
-        current = found
-        below = services.store.read(lambda c, r=current: records.children(c, r.workspace_id, r.name))  # type: ignore[misc]
-        if not below:
-            return record
-        found = below[0]
-    return found
+def teller(services: Services, record: JobRecord) -> tuple[JobRecord, str]:
+    """The run and the file that tell a job's story.
+
+    Of a sweep that is its own log, once it is to have several trials; of an AutoML job with one trial, and of
+    the sweep between them, the trial's.
+    """
+
+    def below(run: JobRecord) -> list[JobRecord]:
+        return services.store.read(lambda c: records.children(c, run.workspace_id, run.name))
+
+    run = record
+    if run.kind == "automl":
+        run = next(iter(below(run)), run)
+    if run.kind != "sweep":
+        return run, USER_LOG
+    if run.parent is None or run.tags.get(MOST_TRIALS, "1") != "1":
+        return run, HYPERDRIVE_LOG.as_posix()
+    return next(iter(below(run)), record), USER_LOG
 
 
 def files(folder: Path) -> list[str]:
@@ -48,17 +58,19 @@ def files(folder: Path) -> list[str]:
 def links(services: Services, workspace: Workspace, record: JobRecord) -> dict[str, str]:
     """`logFiles` of a run's details: path -> absolute URL that needs no further sign-in, valid for a day."""
     found = {
-        path: _link(services, workspace, record.name, path)
+        path: link(services, workspace, record.name, path)
         for path in files(services.folder.artifacts(workspace.account, record.name))
     }
-    teller = log_run(services, record)
-    told = (services.folder.artifacts(workspace.account, teller.name) / USER_LOG).is_file()
-    if told and teller.name != record.name and USER_LOG not in found:
-        found[USER_LOG] = _link(services, workspace, teller.name, USER_LOG)
+    run, path = teller(services, record)
+    told = (services.folder.artifacts(workspace.account, run.name) / path).is_file()
+    # Of an AutoML job clients stream this name only, so here it may stand for its sweep's log.
+    if told and run.name != record.name and USER_LOG not in found:
+        found[USER_LOG] = link(services, workspace, run.name, path)
     return found
 
 
-def _link(services: Services, workspace: Workspace, run_id: str, path: str) -> str:
+def link(services: Services, workspace: Workspace, run_id: str, path: str) -> str:
+    """An address of one of a run's artifacts that needs no further sign-in, valid for a day."""
     blob = f"ExperimentRun/dcid.{run_id}/{path}"
     until = datetime.now(UTC) + _LINK_LIFETIME
     query = services.sas.sign(workspace.account, ARTIFACT_CONTAINER, "r", until, blob=blob)

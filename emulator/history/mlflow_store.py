@@ -31,6 +31,7 @@ DEFAULT_EXPERIMENT = "Default"
 # The id that MLflow's client sends when the user has chosen no experiment.
 UNCHOSEN = "0"
 METRICS_PER_WRITE = 1000
+TAGS_PER_WRITE = 100
 
 
 class WorkspaceStore(WorkspaceAwareSqlAlchemyStore):  # type: ignore[misc]
@@ -189,9 +190,11 @@ def log_metrics(workspace: str, run_id: str, rows: Sequence[Mapping[str, Any]]) 
 
 
 def set_tags(workspace: str, run_id: str, tags: Mapping[str, str]) -> None:
-    """Merge tags into a run."""
+    """Merge tags into a run; a sweep has one for each of its trials, more than MLflow takes at once."""
+    found = [RunTag(key, str(value)) for key, value in tags.items()]
     with ServerWorkspaceContext(workspace):
-        store().log_batch(run_id, [], [], [RunTag(key, str(value)) for key, value in tags.items()])
+        for start in range(0, len(found), TAGS_PER_WRITE):
+            store().log_batch(run_id, [], [], found[start : start + TAGS_PER_WRITE])
 
 
 def finish_run(workspace: str, run_id: str, status: str, end_ms: int, tags: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from amlocal.emulator.arm.resource import json_body
 from amlocal.emulator.arm.routes import WORKSPACE_RULE, workspace_of
 from amlocal.emulator.history import data, logs
 from amlocal.emulator.http.errors import bad_request, not_there_yet
+from amlocal.emulator.jobs import records
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.services import Services
 from amlocal.emulator.store.workspace import Workspace
@@ -23,14 +24,15 @@ _TYPES = {
 }
 
 
-def present(record: JobRecord) -> dict[str, Any]:
-    """A run as run history shows it."""
+def present(record: JobRecord, root: str | None = None) -> dict[str, Any]:
+    """A run as run history shows it; `root`: the name of the topmost run above it, where that is not known to
+    be its parent or itself."""
     run_type, orchestrator = _TYPES.get(record.kind, (record.kind, record.kind))
     return {
         "runId": record.name,
         "runUuid": record.name,
         "parentRunId": record.parent,
-        "rootRunId": record.parent or record.name,
+        "rootRunId": root or record.parent or record.name,
         "experimentName": record.experiment,
         "displayName": record.display_name,
         "name": record.display_name,
@@ -67,9 +69,13 @@ def create_blueprint(services: Services) -> Blueprint:
         workspace = workspace_of(services, arguments)
         return workspace, jobs.get(workspace, arguments["run"])
 
+    def root_of(record: JobRecord) -> str:
+        return services.store.read(lambda c: records.root_of(c, record)).name
+
     @blueprint.get(f"{RULE}/runs/<run>")
     def get(**arguments: str) -> Response:
-        return jsonify(present(run(arguments)[1]))
+        _, record = run(arguments)
+        return jsonify(present(record, root_of(record)))
 
     @blueprint.get(f"{RULE}/runs/<run>/details")
     def details(**arguments: str) -> Response:
@@ -97,7 +103,8 @@ def create_blueprint(services: Services) -> Blueprint:
     def children(**arguments: str) -> Response:
         workspace, record = run(arguments)
         found = jobs.children(workspace, record.name)
-        return jsonify({"value": [present(child) for child in found], "nextLink": None})
+        root = root_of(record)
+        return jsonify({"value": [present(child, root) for child in found], "nextLink": None})
 
     @blueprint.get(f"{RULE}/runs/<run>/serviceinstances/<int:node>")
     def services_of(node: int, **arguments: str) -> Response:
@@ -123,7 +130,7 @@ def create_blueprint(services: Services) -> Blueprint:
             description=body.get("description"),
             archived=hidden,
         )
-        return jsonify(present(changed))
+        return jsonify(present(changed, root_of(changed)))
 
     @blueprint.post(f"{RULE}/rundata")
     def rundata(**arguments: str) -> Response:
@@ -132,7 +139,8 @@ def create_blueprint(services: Services) -> Blueprint:
         if not isinstance(name, str):
             raise bad_request("InvalidRequestContent", "`runId` must be a text.", target="runId")
         record = jobs.get(workspace, name)
-        return jsonify({"runMetadata": {**present(record), "outputs": data.outputs_of(workspace, record)}})
+        shown = present(record, root_of(record))
+        return jsonify({"runMetadata": {**shown, "outputs": data.outputs_of(workspace, record)}})
 
     @blueprint.route(f"{RULE}/<path:rest>", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
     def other(rest: str, **arguments: str) -> Response:

@@ -1,5 +1,7 @@
 """The command of a job: `${{inputs.x}}`, `${{outputs.x}}` and `$[[ optional parts ]]` filled in.
 
+The command of a sweep's trials can have `${{search_space.x}}` beside them.
+
 The command is the user's own text for bash. What is put into it are values, and each is quoted for the place
 where it stands (bare, in double or in single quotes), so that no value can become a part of the program.
 """
@@ -15,35 +17,47 @@ from amlocal.emulator.http.errors import user_error
 _REFERENCE = re.compile(r"\$\{\{\s*([A-Za-z_][A-Za-z0-9_]*)\.([A-Za-z_][A-Za-z0-9_]*)\s*\}\}")
 _ANY = re.compile(r"\$\{\{(.{0,80}?)\}\}", re.DOTALL)
 _OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
+_NOUNS = {"inputs": "input", "outputs": "output", "search_space": "parameter of the search space"}
 _IN_DOUBLE = re.compile(r'([\\"$`])')
 
 
-def check(command: str, inputs: Mapping[str, object], outputs: Mapping[str, object]) -> None:
-    """Raises AzureError 400 for a reference that cannot be filled in."""
+def check(
+    command: str,
+    inputs: Mapping[str, object],
+    outputs: Mapping[str, object],
+    space: Mapping[str, object] | None = None,
+) -> None:
+    """Raises AzureError 400 for a reference that cannot be filled in; `space` None: the job is no sweep."""
+    known = {"inputs": inputs, "outputs": outputs, **({} if space is None else {"search_space": space})}
     required = _OPTIONAL.sub(" ", command)
     for match in _ANY.finditer(command):
         reference = _REFERENCE.fullmatch(match[0])
-        if reference is None or reference[1] not in ("inputs", "outputs"):
+        if reference is None or reference[1] not in known:
+            forms = [f"${{{{{kind}.NAME}}}}" for kind in known]
             raise user_error(
-                f"command: {match[0]!r} is not understood; "
-                "use ${{inputs.NAME}} or ${{outputs.NAME}}.",
+                f"command: {match[0]!r} is not understood; use {', '.join(forms[:-1])} or {forms[-1]}.",
                 target="command",
             )
-    known = {"inputs": inputs, "outputs": outputs}
     for reference in _REFERENCE.finditer(required):
         kind, name = reference[1], reference[2]
         if name not in known[kind]:
             there = ", ".join(known[kind]) or "none"
+            noun = _NOUNS[kind]
             raise user_error(
-                f"command: {reference[0]} names no {kind[:-1]} of the job (there: {there}). Give it, or put "
+                f"command: {reference[0]} names no {noun} of the job (there: {there}). Give it, or put "
                 "that part of the command into $[[ ... ]] to make it optional.",
                 target="command",
             )
 
 
-def fill(command: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> str:
+def fill(
+    command: str,
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    space: Mapping[str, str] | None = None,
+) -> str:
     """The command for bash. Optional parts whose references are not all given are left out."""
-    values = {"inputs": inputs, "outputs": outputs}
+    values = {"inputs": inputs, "outputs": outputs, "search_space": space or {}}
 
     def part(match: re.Match[str]) -> str:
         found = _REFERENCE.finditer(match[1])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from amlocal.emulator.arm.resource import ASSET_NAME, VERSION
@@ -32,7 +32,7 @@ _INPUT_MODES = {
     "evaldownload": "evaluate",
 }
 _OUTPUT_MODES = {"readwritemount": "mount", "upload": "mount", "direct": "direct"}
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _OWN = "AMLOCAL_"
 # The output that stands for everything else that a job leaves: ./outputs, ./logs and its log.
 ARTIFACTS = "default"
@@ -74,7 +74,7 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class CommandJob:
-    """What a user asked for. `timeout` is seconds."""
+    """What a user asked for. `timeout` is seconds; `parameters` are what a trial has drawn, as text."""
 
     command: str
     code: str | None
@@ -84,10 +84,14 @@ class CommandJob:
     variables: Mapping[str, str]
     timeout: float | None
     distribution: Distribution
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
-def read(properties: Mapping[str, Any]) -> CommandJob:
-    """The job that the ARM `properties` define. Raises AzureError naming field and remedy."""
+def read(properties: Mapping[str, Any], parameters: Mapping[str, str] | None = None) -> CommandJob:
+    """The job that the ARM `properties` define. Raises AzureError naming field and remedy.
+
+    `parameters` are a trial's, by their names in the search space; None for a job that is no trial.
+    """
     command = properties.get("command")
     if not isinstance(command, str) or not command.strip():
         raise user_error("command is missing; give the line that the job runs.", target="command")
@@ -108,7 +112,7 @@ def read(properties: Mapping[str, Any]) -> CommandJob:
         if not _is_absent(body)
     }
     outputs = {name: _output(name, body) for name, body in _named(properties, "outputs").items()}
-    command_line.check(command, inputs, outputs)
+    command_line.check(command, inputs, outputs, parameters)
     limits = fields.mapping(properties, "limits", "limits")
     timeout = None
     if limits.get("timeout") is not None:
@@ -122,13 +126,14 @@ def read(properties: Mapping[str, Any]) -> CommandJob:
         variables=_variables(properties),
         timeout=timeout,
         distribution=distribution.read(properties),
+        parameters=parameters or {},
     )
 
 
 def _named(properties: Mapping[str, Any], key: str) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
     for name, body in fields.mapping(properties, key, key).items():
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise user_error(
                 f"{key}: {shown(name)} cannot be a name: use letters, digits and '_', at most 100, not "
                 "beginning with a digit.",
@@ -233,7 +238,7 @@ def _kind(body: Mapping[str, Any], key: str, place: str, known: tuple[str, ...])
 def _variables(properties: Mapping[str, Any]) -> dict[str, str]:
     found = fields.texts(properties, "environmentVariables")
     for name, value in found.items():
-        if not _NAME.fullmatch(name) or name.startswith(_OWN):
+        if not NAME.fullmatch(name) or name.startswith(_OWN):
             raise user_error(
                 f"environment_variables: {shown(name)} cannot be set: use letters, digits and '_', at most "
                 f"100, not beginning with a digit or {_OWN}.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from amlocal.emulator.jobs.states import JobState
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.workspace import Workspace
 
-_VERSION = "amlocal.outputs.{}.version"
+VERSIONS = "amlocal.outputs."
+_VERSION = VERSIONS + "{}.version"
 _MARKS = {"mltable": "MLTable", "mlflow_model": "MLmodel"}
 _WORDS = {"data": "data asset", "models": "model"}
 
@@ -99,19 +100,27 @@ def register(
     return made
 
 
-def shown(record: JobRecord) -> dict[str, Any]:
-    """The outputs of a command job as clients see them: with addresses, and versions once registered.
+def is_registered(record: JobRecord, names: Iterable[str]) -> bool:
+    """Whether outputs of a job have become assets already."""
+    return any(_VERSION.format(name) in record.properties for name in names)
 
-    The place of the artifacts is not among them: azure-ai-ml would read a job's log there itself, as
-    the owner of an account key.
+
+def shown(record: JobRecord, writer: str | None = None) -> dict[str, Any]:
+    """The outputs of a job as clients see them: with addresses, and versions once registered.
+
+    `writer` is the run that has written them, the job itself if it is not given; "" for none (yet). The place
+    of the artifacts is not among them: azure-ai-ml would read a job's log there itself, as the owner of an
+    account key.
     """
+    run = record.name if writer is None else writer
     found = {}
     for name, output in (record.body.get("outputs") or {}).items():
         if not isinstance(output, dict) or name == ARTIFACTS:
             continue
         version = record.properties.get(_VERSION.format(name))
         registered = {} if version is None else {"assetVersion": version}
-        found[name] = {**output, "uri": output_uri(record.name, name, output), **registered}
+        place = {"uri": output_uri(run, name, output)} if run else {}
+        found[name] = {**output, **place, **registered}
     return found
 
 

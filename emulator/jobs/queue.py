@@ -1,8 +1,8 @@
 """The scheduler: one thread that looks at the records and hands out what has to be done next.
 
-It keeps nothing in memory that matters. Each pass reads what has not ended and does, per job, the one thing
+It keeps nothing in memory that matters. Each pass reads what has not ended and does, per run, the one thing
 its state asks for; so a pass after a crash goes on where the last one stopped. What takes time runs in
-threads, at most one per job tree at a time.
+threads, at most one per job tree at a time, so that no two steps of one sweep meet.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from amlocal.emulator.http.errors import AzureError
 from amlocal.emulator.jobs import computes, records, slots, tree
 from amlocal.emulator.jobs.engines.base import Engine
 from amlocal.emulator.jobs.records import JobRecord
-from amlocal.emulator.jobs.runners.base import Runner
+from amlocal.emulator.jobs.runners.base import NotYet, Runner
 from amlocal.emulator.jobs.slots import Slots, Turns
 from amlocal.emulator.jobs.states import JobState
 from amlocal.emulator.jobs.steps import Steps
+from amlocal.emulator.jobs.sweeping import Sweeps
 from amlocal.emulator.jobs.tracking import Tracking
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.folder import DataFolder
@@ -53,6 +54,7 @@ class Scheduler:
         training_slots: int,
         command_slots: int,
         mlflow_patience: float,
+        stall_limit: float = 0.0,
     ) -> None:
         self._store = store
         self._engine = engine
@@ -65,14 +67,20 @@ class Scheduler:
         self._stopped = threading.Event()
         # Leaves that were given a slot and are not yet stored as Starting, with their GPUs.
         self._granted: dict[Key, tuple[str, ...]] = {}
-        # Trees (workspace id, root job) with a step under way, and those that rest after a step failed.
+        # Trees (workspace id, root job) with a step under way, and runs that rest after one of theirs failed.
         self._busy: set[Key] = set()
         self._rest: dict[Key, float] = {}
         self._failures: dict[Key, int] = {}
-        self._steps = Steps(store, folder, engine, runners, tracking, self._stopped.is_set, mlflow_patience)
-        # Checking a large data set, or pip, must not keep another job from being started or ended.
+        stopping = self._stopped.is_set
+        self._sweeps = Sweeps(store, folder, runners, tracking, stopping)
+        self._steps = Steps(
+            store, folder, engine, runners, tracking, self._sweeps, stopping, mlflow_patience, stall_limit
+        )
+        # Checking a large data set, or pip, must not keep another job from being started or ended; neither
+        # must the drawing of trials and leaderboards.
         self._preparing = ThreadPoolExecutor(6, thread_name_prefix="prepare")
         self._acting = ThreadPoolExecutor(4, thread_name_prefix="act")
+        self._sweeping = ThreadPoolExecutor(4, thread_name_prefix="sweep")
         self._threads = [
             threading.Thread(target=self._work, name="scheduler", daemon=True),
             threading.Thread(target=self._listen, name="engine-events", daemon=True),
@@ -89,8 +97,8 @@ class Scheduler:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
-        self._preparing.shutdown(wait=True, cancel_futures=True)
-        self._acting.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._preparing, self._acting, self._sweeping):
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def wake(self) -> None:
         """Something changed: look now."""
@@ -144,22 +152,29 @@ class Scheduler:
         may_start = {(leaf.workspace_id, leaf.name) for leaf in turns.next}
         for gone in [key for key in list(self._reasons) if key not in roots]:
             self._reasons.pop(gone, None)
-        with_leaf = {(leaf.workspace_id, roots[leaf.workspace_id, leaf.name].name) for leaf in leaves}
+        below: dict[Key, list[JobRecord]] = {}
         for record, root in found:
-            key = (record.workspace_id, root.name)
-            if tree.is_leaf(record) and record.state not in tree.UNPREPARED:
-                if record.state is JobState.QUEUED:
-                    own = (record.workspace_id, record.name)
-                    if own in granted:
-                        continue
-                    if own in may_start:
-                        self._grant(key, record, root, turns.devices.get(own, ()))
-                    elif self._reasons.get(own) != (reason := turns.reasons.get(own)):
-                        self._do(key, self._acting, partial(self._waits, reason), record, root)
-                else:
-                    self._leaf(key, record, root)
-            elif record.parent is None and (tree.is_leaf(record) or key not in with_leaf):
-                self._root(key, record)
+            if tree.is_trial(record):
+                below.setdefault((root.workspace_id, root.name), []).append(record)
+        # Leaves first: a sweep that always has something to decide must not keep its trials from their steps.
+        for record, root in found:
+            key = (root.workspace_id, root.name)
+            if not tree.is_leaf(record) or record.state in tree.UNPREPARED:
+                continue
+            if record.state is JobState.QUEUED:
+                own = (record.workspace_id, record.name)
+                if own in granted:
+                    continue
+                if own in may_start:
+                    self._grant(key, record, root, turns.devices.get(own, ()))
+                elif self._reasons.get(own) != (reason := turns.reasons.get(own)):
+                    self._do(key, self._acting, partial(self._waits, reason), record, root)
+            else:
+                self._leaf(key, record, root)
+        for record, _ in found:
+            if record.parent is None:
+                self._root((record.workspace_id, record.name), record, below)
+        self._sweeps.forget({(root.workspace_id, root.name) for _, root in found})
         return bool(found)
 
     def _turns(
@@ -196,29 +211,39 @@ class Scheduler:
             self._steps.waits(record, root, reason)
         return True
 
-    def _root(self, key: Key, root: JobRecord) -> None:
-        """A job without a leaf that has not ended."""
-        if root.state in (JobState.NOT_STARTED, JobState.PREPARING):
+    def _root(self, key: Key, root: JobRecord, below: Mapping[Key, list[JobRecord]]) -> None:
+        """A job itself; `below` are the trials that have not ended, by job."""
+        if root.state in tree.UNPREPARED:
             self._do(key, self._preparing, self._steps.prepare, root, root)
+        elif tree.is_leaf(root):
+            return
+        elif root.state is JobState.FINALIZING:
+            self._do(key, self._acting, self._steps.finalized, root, root)
         elif root.state is JobState.CANCEL_REQUESTED:
-            self._do(key, self._acting, self._steps.canceled, root, root)
+            if key not in below:
+                self._do(key, self._acting, self._steps.canceled, root, root)
+        elif not self._resting(key, root) and self._sweeps.due(root, below.get(key, ())):
+            self._do(key, self._sweeping, self._sweeps.advance, root, root)
 
     def _leaf(self, key: Key, leaf: JobRecord, root: JobRecord) -> None:
         if leaf.state is JobState.FINALIZING:
             self._do(key, self._acting, self._steps.finalized, leaf, root)
-        elif not self._resting(key) and self._steps.has_news(leaf):
+        elif not self._resting(key, leaf) and self._steps.has_news(leaf):
             canceling = leaf.state is JobState.CANCEL_REQUESTED
             step = self._steps.stop if canceling else self._steps.watch
             self._do(key, self._acting, step, leaf, root)
 
-    def _resting(self, key: Key) -> bool:
+    def _resting(self, key: Key, record: JobRecord) -> bool:
+        """Whether the record can have no step now."""
+        own = (record.workspace_id, record.name)
         with self._changed:
-            return key in self._busy or self._rest.get(key, 0.0) > time.monotonic()
+            return key in self._busy or self._rest.get(own, 0.0) > time.monotonic()
 
-    def _failed(self, key: Key, record: JobRecord, error: Exception) -> None:
+    def _failed(self, record: JobRecord, error: Exception) -> None:
         """A step raised: it is tried again, but not for ever."""
-        self._failures[key] = self._failures.get(key, 0) + 1
-        if self._failures[key] >= _TRIES:
+        own = (record.workspace_id, record.name)
+        self._failures[own] = self._failures.get(own, 0) + 1
+        if self._failures[own] >= _TRIES:
             try:
                 self._steps.broken(record, error)
             except Exception:
@@ -232,10 +257,12 @@ class Scheduler:
         record: JobRecord,
         root: JobRecord,
     ) -> bool:
-        """Run a step in a thread, unless one of the same tree is under way or has just failed; whether so."""
+        """Run a step in a thread, unless one of the same tree is under way, or one of the same run has just
+        failed; whether so."""
+        own = (record.workspace_id, record.name)
+        if self._resting(key, record) or self._stopped.is_set():
+            return False
         with self._changed:
-            if key in self._busy or self._rest.get(key, 0.0) > time.monotonic() or self._stopped.is_set():
-                return False
             self._busy.add(key)
 
         def run() -> None:
@@ -243,16 +270,18 @@ class Scheduler:
             try:
                 if step(record, root):
                     rest = 0.0
-                    self._failures.pop(key, None)
+                    self._failures.pop(own, None)
+            except NotYet as reason:
+                _LOG.warning("job %s (%s) has to wait: %s", record.name, record.state, reason)
             except Exception as error:
                 _LOG.exception("a step of job %s (%s) failed", record.name, record.state)
-                self._failed(key, record, error)
+                self._failed(record, error)
             finally:
                 with self._changed:
                     self._busy.discard(key)
-                    self._rest.pop(key, None)
+                    self._rest.pop(own, None)
                     if rest:
-                        self._rest[key] = time.monotonic() + rest
+                        self._rest[own] = time.monotonic() + rest
                     self._woken = True
                     self._changed.notify_all()
 

@@ -151,8 +151,13 @@ def tree(connection: Connection, workspace_id: str, name: str) -> list[JobRecord
     if root is None:
         return []
     found = [root]
-    for record in found:
-        found.extend(children(connection, workspace_id, record.name))
+    # One query for each level: a sweep can have a thousand trials.
+    level = found[:]
+    while level:
+        names = [record.name for record in level]
+        below = select(jobs).where(jobs.c.workspace_id == workspace_id, jobs.c.parent.in_(names))
+        level = _records(connection, below.order_by(jobs.c.sequence))
+        found.extend(level)
     return found
 
 

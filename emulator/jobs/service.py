@@ -22,8 +22,12 @@ from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners.automl import AutoMLRunner
 from amlocal.emulator.jobs.runners.base import Runner, Submission
 from amlocal.emulator.jobs.runners.command import CommandRunner
+from amlocal.emulator.jobs.runners.command_leaf import CommandLeaf
+from amlocal.emulator.jobs.runners.sweep import SweepRunner
+from amlocal.emulator.jobs.runners.sweep_metric import TrialMetrics
 from amlocal.emulator.jobs.slots import priority
 from amlocal.emulator.jobs.tracking import MlflowRuns, Tracking
+from amlocal.emulator.jobs.warm import WarmParent
 from amlocal.emulator.settings import Settings
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.entries import Entry
@@ -34,7 +38,8 @@ from amlocal.emulator.store.workspace import Workspace
 # The names of the runs below a job and of their artifact folders must fit into a file name of 255 bytes.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,239}")
 _BELOW = re.compile(r"(.+?)_HD(?:_\d+)?")
-_OTHER_JOB_TYPES = ("Sweep", "Pipeline", "Spark", "FineTuning", "Labeling", "Base")
+_TRIAL = re.compile(r"(.+)_\d{1,3}")
+_OTHER_JOB_TYPES = ("Pipeline", "Spark", "FineTuning", "Labeling", "Base")
 # What a job can be given later; everything else is its definition and never changes.
 _CHANGEABLE = frozenset({"tags", "properties", "displayName", "description", "isArchived"})
 # What the server adds when it shows a job; clients send it back.
@@ -59,11 +64,22 @@ class JobService:
         training_slots: int = 1,
         command_slots: int = 2,
         mlflow_patience: float = 10.0,
+        warm: WarmParent | None = None,
     ) -> None:
         """`mlflow_patience`: seconds that a job waits for MLflow before it starts, and before it ends."""
         self._store = store
+        self._warm = warm
         self._tracking = Tracking(store, folder, mlflow)
         self._environments = JobEnvironments(store=store, folder=folder, settings=settings, python=python)
+        leaf = CommandLeaf(
+            store=store,
+            folder=folder,
+            settings=settings,
+            resolver=resolver,
+            issue_job_token=issue_job_token,
+            environments=self._environments,
+            gpus=len(engine.capacity().gpus),
+        )
         self._runners: dict[str, Runner] = {
             "automl": AutoMLRunner(
                 store=store,
@@ -74,15 +90,15 @@ class JobService:
                 issue_job_token=issue_job_token,
                 trainer=trainer or (python, "-m", "amlocal.trainers", "train"),
                 slots=training_slots,
+                parent=warm,
             ),
-            "command": CommandRunner(
+            "command": CommandRunner(store=store, folder=folder, environments=self._environments, leaf=leaf),
+            "sweep": SweepRunner(
                 store=store,
                 folder=folder,
-                settings=settings,
-                resolver=resolver,
-                issue_job_token=issue_job_token,
                 environments=self._environments,
-                gpus=len(engine.capacity().gpus),
+                leaf=leaf,
+                metrics=TrialMetrics(mlflow, min(mlflow_patience, 2.0)),
             ),
         }
         self._scheduler = Scheduler(
@@ -94,6 +110,7 @@ class JobService:
             training_slots=training_slots,
             command_slots=command_slots,
             mlflow_patience=mlflow_patience,
+            stall_limit=settings.trial_stall_minutes * 60,
         )
 
     def start(self) -> None:
@@ -106,6 +123,8 @@ class JobService:
         """End the scheduler; processes of jobs keep running and are found again by the next `start`."""
         self._tracking.stop()
         self._scheduler.stop()
+        if self._warm is not None:
+            self._warm.stop()
 
     def submit(
         self, workspace: Workspace, name: str, properties: Mapping[str, Any]
@@ -171,15 +190,16 @@ class JobService:
         return self._store.read(lambda c: records.children(c, workspace.id, name))
 
     def cancel(self, workspace: Workspace, name: str) -> JobRecord:
-        """Ask for the end of a job (of its whole tree, when the name is that of a run below it).
+        """Ask for the end of a job with all its trials, or of one trial alone.
 
-        A job that has ended, or is Finalizing, stays as it is. Raises AzureError 404.
+        An AutoML job's sweep stands for the job. What has ended, or is Finalizing, stays as it is.
+        Raises AzureError 404.
         """
         record = self.get(workspace, name)
 
         def write(connection: Connection) -> None:
-            root = records.root_of(connection, record)
-            tree.request_cancel(connection, root, f"cancel of {name}")
+            ended = record if tree.is_leaf(record) else records.root_of(connection, record)
+            tree.request_cancel(connection, ended, f"cancel of {name}")
 
         self._store.write(write)
         self._scheduler.wake()
@@ -292,10 +312,11 @@ class JobService:
         known = {
             "automl": "AutoML",
             "command": "Command",
+            "sweep": "Sweep",
             **{kind.lower(): kind for kind in _OTHER_JOB_TYPES},
         }
         kind = known.get(given.lower())
-        if kind in ("AutoML", "Command"):
+        if kind in ("AutoML", "Command", "Sweep"):
             return self._runners[kind.lower()]
         if kind is not None:
             raise not_there_yet(f"Running {kind} jobs")
@@ -325,15 +346,20 @@ def _without_empty(value: Any) -> Any:
 
 def _check_free(connection: Connection, workspace: Workspace, name: str, reserved: Sequence[str]) -> None:
     """Raises AzureError 409 when the name, or one of those of the runs below the job, is taken."""
-    for taken in reserved:
-        if records.get(connection, workspace.id, taken) is not None:
-            raise conflict(
-                f"The job {name!r} would have a run {taken!r} below it, and a job of that name exists. "
-                "Submit it under another name.",
-                target="name",
-            )
+    below = select(jobs.c.name).where(jobs.c.workspace_id == workspace.id, jobs.c.name.in_(reserved))
+    taken = connection.execute(below.order_by(jobs.c.sequence)).first()
+    if taken is not None:
+        raise conflict(
+            f"The job {name!r} would have a run {taken.name!r} below it, and a job of that name exists. "
+            "Submit it under another name.",
+            target="name",
+        )
     match = _BELOW.fullmatch(name)
-    if match is not None and records.get(connection, workspace.id, match[1]) is not None:
+    above = None if match is None else records.get(connection, workspace.id, match[1])
+    if above is None and (match := _TRIAL.fullmatch(name)) is not None:
+        above = records.get(connection, workspace.id, match[1])
+        above = above if above is not None and above.kind == "sweep" else None
+    if match is not None and above is not None:
         raise conflict(
             f"The name {name!r} is kept for the runs of the job {match[1]!r}. Use another name.",
             target="name",

@@ -1,4 +1,4 @@
-"""The steps of a job: each takes a job from one stored state to the next, and may be repeated after a crash.
+"""The steps of a job: each takes a run from one stored state to the next, and may be repeated after a crash.
 
 A step returns whether it did its part; otherwise, or when it raises, the scheduler calls it again after a
 while.
@@ -6,31 +6,38 @@ while.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from pathlib import Path
 
 from sqlalchemy import Connection
 
 from amlocal.emulator import crash_points
 from amlocal.emulator.http.disk import MESSAGE as DISK_FULL
 from amlocal.emulator.http.errors import AzureError
-from amlocal.emulator.jobs import command_files, records, tree
+from amlocal.emulator.jobs import command_files, records, stall, sweep_records, tree
 from amlocal.emulator.jobs.engines.base import Engine, EngineError, EngineState
 from amlocal.emulator.jobs.records import JobRecord
-from amlocal.emulator.jobs.runners.base import Abandoned, ErrorCode, JobFailure, Runner
+from amlocal.emulator.jobs.runners.base import Abandoned, ErrorCode, JobFailure, Patch, Runner
 from amlocal.emulator.jobs.states import JobState
+from amlocal.emulator.jobs.sweep_view import spoken
+from amlocal.emulator.jobs.sweeping import Sweeps
 from amlocal.emulator.jobs.tracking import Tracking
 from amlocal.emulator.store.database import Store
-from amlocal.emulator.store.folder import DataFolder
+from amlocal.emulator.store.folder import DataFolder, write_atomic
 from amlocal.emulator.store.workspace import Workspace, by_id
 
 _LOG = logging.getLogger(__name__)
 # Bytes; with less left a command has probably failed for that.
 _FULL = 1 << 20
+TERMINATE = "terminate.json"
+"""What tells a trial that is asked to stop that the policy, or the time limit, ends it: so that it keeps its
+best checkpoint."""
+_KEEPING = 60.0
+"""Seconds that a trial has beyond the time limit to do so, before its shim ends it."""
 
 
 class Steps:
@@ -43,18 +50,22 @@ class Steps:
         engine: Engine,
         runners: Mapping[str, Runner],
         tracking: Tracking,
+        sweeps: Sweeps,
         stopping: Callable[[], bool],
         mlflow_patience: float,
+        stall_limit: float = 0.0,
     ) -> None:
         self._store = store
         self._folder = folder
         self._engine = engine
         self._runners = runners
         self._tracking = tracking
+        self._sweeps = sweeps
         self._stopping = stopping
         self._mlflow_patience = mlflow_patience
         # Attempts that were told to stop by this process: telling them once is enough.
         self._told: set[tuple[str, str, int]] = set()
+        self._stalls = stall.Stalls(stall_limit)
 
     def has_news(self, leaf: JobRecord) -> bool:
         """Whether there is something to do for a leaf that is Starting, Running or CancelRequested."""
@@ -62,7 +73,7 @@ class Steps:
         if leaf.state is JobState.STARTING or (leaf.state is JobState.CANCEL_REQUESTED and not asked):
             return True
         try:
-            return self._state(leaf).name != "running"
+            return self._state(leaf).name != "running" or (not asked and self._hangs(leaf) is not None)
         except EngineError:
             return True
 
@@ -76,6 +87,7 @@ class Steps:
         runner = self._runners[root.kind]
         try:
             runs = runner.prepare(self._workspace(root), current, lambda: self._abandoned(root))
+            heads = _heads(runner, current)
         except Abandoned:
             return True
         except JobFailure as failure:
@@ -86,7 +98,7 @@ class Steps:
             self._clear(root)
             return self._fail(root, "SystemError", f"The job could not be prepared: {error}.")
         crash_points.reach("job.prepared")
-        self._store.write(lambda c: tree.grow(c, root, runs))
+        self._store.write(lambda c: tree.grow(c, root, runs, heads))
         crash_points.reach("job.queued")
         self._mark(root)
         return True
@@ -103,10 +115,10 @@ class Steps:
         self._tracking.flush(root.workspace_id, root.name, self._mlflow_patience)
         crash_points.reach("job.tracked")
         runner, workspace, root = self._runners[root.kind], self._workspace(root), self._fresh(root)
-        # The limit of a command counts from Running, and it is started once: its shim measures.
-        left = runner.timeout(root) if leaf.kind == "command" else self._time_left(runner, root)
+        # The limit of a command job counts from Running, and it is started once: its shim measures.
+        left = self._sweeps.seconds(root) if tree.is_trial(leaf) else runner.timeout(root)
         if left is not None and left <= 0:
-            return self._timed_out(runner, workspace, leaf, root)
+            return self._timed_out(runner, leaf, root)
         try:
             job = runner.launch(workspace, root, leaf)
         except JobFailure as failure:
@@ -116,6 +128,8 @@ class Steps:
         if self._fresh(leaf).state is not JobState.STARTING:
             return True
         crash_points.reach("job.ordered")
+        if left is not None and leaf.kind == "trial":
+            left += _KEEPING
         try:
             self._engine.submit(replace(job, timeout=left))
         except EngineError as error:
@@ -139,37 +153,56 @@ class Steps:
         except EngineError as error:
             return self._fail(leaf, "SystemError", f"{leaf.name} cannot be followed: {error}.")
         if state.name == "running":
-            return self._running(leaf)
+            return self._running(leaf) and self._end_if_it_hangs(leaf, root)
         if state.name == "not_started" and leaf.state is JobState.STARTING:
             return self.start(leaf, root)
         return self._ended(leaf, root, state)
 
     def finalized(self, record: JobRecord, root: JobRecord) -> bool:
         """Finalizing: metrics and tags go to MLflow before clients see the end."""
+        if not tree.is_leaf(record):
+            self._sweeps.ending(root, JobState.COMPLETED)
         self._tracking.flush(root.workspace_id, root.name, self._mlflow_patience)
         crash_points.reach("job.flushed")
-        self._store.write(lambda c: tree.complete(c, root))
+        self._store.write(lambda c: tree.complete(c, record))
         crash_points.reach("job.completed")
         self._mark(root)
         return True
 
     def stop(self, record: JobRecord, root: JobRecord) -> bool:
-        """CancelRequested: end the process, if there is one, then the job."""
+        """CancelRequested: end the leaf's process, if there is one, then the leaf."""
+        record = self._fresh(record)
+        if record.state is not JobState.CANCEL_REQUESTED:
+            return True
         state = self._state(record) if record.attempt else EngineState("not_started")
+        reason = _keeps(record)
         if state.name in ("running", "lost"):
+            job_dir = self._folder.job(record.workspace_id, record.name)
+            if reason is not None:
+                write_atomic(job_dir / TERMINATE, json.dumps({"reason": reason}).encode())
             crash_points.reach("job.stopping")
-            self._engine.cancel(self._folder.job(record.workspace_id, record.name), record.attempt)
+            self._engine.cancel(job_dir, record.attempt)
             self._told.add((record.workspace_id, record.name, record.attempt))
             if state.name == "running":
                 return True
         crash_points.reach("job.stopped")
         if record.attempt:
-            self._note(record, root, "canceled on request")
+            why = record.tags.get(tree.TERMINATED)
+            told = None if why is None else f"the early termination policy ended it: {why}"
+            self._note(record, root, told or record.tags.get(tree.TIME_LIMIT) or "canceled on request")
         return self.canceled(record, root)
 
     def canceled(self, record: JobRecord, root: JobRecord) -> bool:
-        """CancelRequested and nothing runs any more."""
-        self._store.write(lambda c: tree.cancel(c, root, "nothing of the job is running"))
+        """CancelRequested and nothing of it runs any more."""
+        if not tree.is_leaf(record):
+            self._sweeps.ending(root, JobState.CANCELED)
+        why = record.tags.get(tree.TERMINATED)
+        outcome = {} if _keeps(record) is None else self._kept(record, root)
+        message = record.tags.get(tree.TIME_LIMIT) if tree.is_leaf(record) else None
+        nothing = "nothing of the job is running"
+        if record.attempt:
+            self._clear(record)
+        self._store.write(lambda c: tree.cancel(c, record, why or nothing, message, outcome))
         crash_points.reach("job.canceled")
         self._mark(root)
         return True
@@ -180,18 +213,18 @@ class Steps:
 
     def _ended(self, leaf: JobRecord, root: JobRecord, state: EngineState) -> bool:
         runner, workspace = self._runners[root.kind], self._workspace(root)
+        self._stalls.forget(self._job_dir(leaf))
         report = state.report
         if report is not None and report.timed_out:
-            return self._timed_out(runner, workspace, leaf, root)
+            return self._timed_out(runner, leaf, root)
         if state.name == "lost":
             # Nobody watches it any more, so what is left of it would go on beside a job that has ended.
             self._engine.cancel(self._folder.job(leaf.workspace_id, leaf.name), leaf.attempt)
         how = "ended without a trace" if report is None else report.describe()
         if report is not None and report.succeeded:
             crash_points.reach("job.ended")
-            family = self._store.read(lambda c: records.tree(c, root.workspace_id, root.name))
             try:
-                outcome = runner.outcome(family, leaf)
+                outcome = self._outcome(runner, workspace, leaf, root)
             except JobFailure as failure:
                 return self._fail(leaf, failure.code, failure.message)
             crash_points.reach("job.collected")
@@ -199,6 +232,8 @@ class Steps:
             crash_points.reach("job.finalizing")
             self._mark(root)
             return True
+        if (stalled := stall.noted(self._job_dir(leaf), leaf.attempt)) is not None:
+            return self._fail(leaf, "SystemError", stalled)
         # Stopped, but not by us: somebody ended the shim, or the machine was shut down.
         killed = report is None or report.signal is not None or report.stopped
         if killed and state.name != "not_started" and leaf.attempt < runner.attempts:
@@ -223,23 +258,58 @@ class Steps:
         self._clear(leaf)
         return self._fail(leaf, code, text)
 
-    def _timed_out(self, runner: Runner, workspace: Workspace, leaf: JobRecord, root: JobRecord) -> bool:
-        limit = runner.timeout(root) or 0.0
-        told = f"{limit / 60:g} minutes" if limit >= 60 else f"{limit:g} seconds"
-        text = (
-            f"The job was stopped because its time limit of {told} was up. "
-            "Give it more: limits.timeout of a command job, set_limits(timeout_minutes=...) of an AutoML job."
-        )
-        self._note(leaf, root, text)
-        self._store.write(lambda c: tree.cancel(c, root, "time limit", message=text))
-        self._mark(root)
+    def _outcome(
+        self, runner: Runner, workspace: Workspace, leaf: JobRecord, root: JobRecord
+    ) -> Mapping[str, Patch]:
+        """What a leaf that ended well adds to its run. Raises JobFailure."""
+        if runner.sweeper is not None and tree.is_trial(leaf):
+            return {leaf.name: runner.sweeper.trial_ended(workspace, root, leaf)}
+        family = self._store.read(lambda c: records.tree(c, root.workspace_id, root.name))
+        return runner.outcome(family, leaf)
+
+    def _kept(self, trial: JobRecord, root: JobRecord) -> Mapping[str, Patch]:
+        """What a trial that the policy or the time limit ended adds to its run."""
+        sweeper = self._runners[root.kind].sweeper
+        if sweeper is None:
+            return {}
+        try:
+            return {trial.name: sweeper.trial_terminated(self._workspace(root), root, trial)}
+        except JobFailure as failure:
+            self._note(trial, root, failure.message)
+            return {}
+
+    def _hangs(self, leaf: JobRecord) -> str | None:
+        """Why a trial of ours that runs is to be ended: it makes no progress any more."""
+        if leaf.kind != "trial" or leaf.state is not JobState.RUNNING:
+            return None
+        return self._stalls.look(self._job_dir(leaf), leaf.attempt)
+
+    def _end_if_it_hangs(self, leaf: JobRecord, root: JobRecord) -> bool:
+        told = (leaf.workspace_id, leaf.name, leaf.attempt)
+        why = None if told in self._told else self._hangs(leaf)
+        if why is not None:
+            self._note(leaf, root, why)
+            stall.write(self._job_dir(leaf), leaf.attempt, why)
+            self._engine.cancel(self._job_dir(leaf), leaf.attempt)
+            self._told.add(told)
         return True
 
-    def _time_left(self, runner: Runner, root: JobRecord) -> float | None:
-        limit = runner.timeout(root)
-        if limit is None or root.started_at is None:
-            return limit
-        return limit - (time.time() - datetime.fromisoformat(root.started_at).timestamp())
+    def _job_dir(self, leaf: JobRecord) -> Path:
+        return self._folder.job(leaf.workspace_id, leaf.name)
+
+    def _timed_out(self, runner: Runner, leaf: JobRecord, root: JobRecord) -> bool:
+        if tree.is_trial(leaf):
+            self._sweeps.trial_timed_out(leaf, root)
+            return True
+        limit = runner.timeout(root) or 0.0
+        text = (
+            f"The job was stopped because its time limit of {spoken(limit)} was up. "
+            "Give it more: limits.timeout."
+        )
+        self._note(leaf, root, text)
+        self._store.write(lambda c: tree.cancel(c, leaf, "time limit", message=text))
+        self._mark(root)
+        return True
 
     def _running(self, leaf: JobRecord) -> bool:
         def write(connection: Connection) -> None:
@@ -299,6 +369,20 @@ def _begin_preparing(connection: Connection, root: JobRecord) -> JobRecord:
     if current.state is JobState.NOT_STARTED:
         return records.transition(connection, current, JobState.PREPARING, why="checks the data")
     return current
+
+
+def _heads(runner: Runner, root: JobRecord) -> dict[str, Patch]:
+    """What stands on a job's sweep before its first trial."""
+    if runner.sweeper is None:
+        return {}
+    plan = runner.sweeper.plan(root)
+    return {plan.sweep: sweep_records.head(plan)}
+
+
+def _keeps(record: JobRecord) -> str | None:
+    """Why a trial that is asked to stop keeps its best checkpoint; None where it is simply canceled."""
+    limit = record.tags.get(tree.TIME_LIMIT) if record.kind == "trial" else None
+    return record.tags.get(tree.TERMINATED) or limit
 
 
 def _requeue(connection: Connection, leaf: JobRecord, why: str) -> None:

@@ -70,6 +70,8 @@ class MlflowRuns(Protocol):
         self, workspace_id: str, run_id: str, status: str, end_ms: int, tags: Mapping[str, str] | None = None
     ) -> None: ...
 
+    def metric_history(self, workspace_id: str, run_id: str) -> list[dict[str, Any]]: ...
+
 
 class Tracking:
     """Draws the trees that were marked, one after another, in a thread of its own."""
@@ -83,6 +85,8 @@ class Tracking:
         self._due: dict[Key, float] = {}
         self._pause: dict[Key, float] = {}
         self._drawing: Key | None = None
+        # Per tree: its runs as they were last drawn, so that a new trial of a sweep is not a thousand calls.
+        self._drawn: dict[Key, dict[str, JobRecord]] = {}
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
@@ -165,45 +169,66 @@ class Tracking:
             return by_id(connection, key[0]), records.tree(connection, *key)
 
         workspace, runs = self._store.read(read)
+        drawn = self._drawn.setdefault(key, {})
         for run in runs:
+            if drawn.get(run.name) == run or _is_waiting(run):
+                continue
             try:
-                self._draw_run(workspace, run, runs[0].name)
+                self._draw_run(workspace, run, runs[0].name, drawn.get(run.name))
             except Exception as error:
                 if not 400 <= getattr(error, "status", 503) < 500:
                     raise
                 _LOG.warning("MLflow refuses run %s: %s", run.name, error)
+            else:
+                drawn[run.name] = run
         if all(run.state.terminal for run in runs):
             done = self._done_file(key)
             done.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_atomic(done, b"")
+            self._drawn.pop(key, None)
             # A change that came between the read and the mark must not be lost.
             if self._store.read(read)[1] != runs:
                 done.unlink()
                 self.mark(*key)
 
-    def _draw_run(self, workspace: Workspace, run: JobRecord, root: str) -> None:
+    def _draw_run(self, workspace: Workspace, run: JobRecord, root: str, before: JobRecord | None) -> None:
+        """`before`: the run as MLflow shows it now, where this process has drawn it."""
         tags = dict(_tags({**run.tags, "mlflow.rootRunId": root}))
-        self._mlflow.ensure_run(
-            workspace.id,
-            run.experiment,
-            run.name,
-            run_name=run.display_name,
-            parent=run.parent,
-            start_ms=_milliseconds(run.created_at),
-            tags=tags,
-            artifact_uri=f"mlflow-artifacts:/{workspace.account}/{ARTIFACT_CONTAINER}/ExperimentRun/dcid.{run.name}",
-        )
-        self._mlflow.set_tags(workspace.id, run.name, tags)
+        changed = tags
+        if before is None or before.display_name != run.display_name:
+            self._mlflow.ensure_run(
+                workspace.id,
+                run.experiment,
+                run.name,
+                run_name=run.display_name,
+                parent=run.parent,
+                start_ms=_milliseconds(run.created_at),
+                tags=tags,
+                artifact_uri=f"mlflow-artifacts:/{workspace.account}/{ARTIFACT_CONTAINER}/ExperimentRun/dcid.{run.name}",
+            )
+        else:
+            known = {**dict(_tags(before.tags)), "mlflow.rootRunId": root}
+            changed = {name: value for name, value in tags.items() if known.get(name) != value}
+        if changed:
+            self._mlflow.set_tags(workspace.id, run.name, changed)
         if run.state not in _ENDS:
             return
-        if tree.is_leaf(run):
-            for rows in _batches(self._folder.job(workspace.id, run.name) / METRICS):
-                self._mlflow.log_metrics(workspace.id, run.name, rows)
+        if before is None or before.state not in _ENDS:
+            # The job's own process, which may have written other tags, has ended by now.
+            changed = tags
+            if tree.is_leaf(run):
+                for rows in _batches(self._folder.job(workspace.id, run.name) / METRICS):
+                    self._mlflow.log_metrics(workspace.id, run.name, rows)
         end = _milliseconds(run.ended_at or records.now())
-        self._mlflow.finish_run(workspace.id, run.name, _ENDS[run.state], end, tags)
+        self._mlflow.finish_run(workspace.id, run.name, _ENDS[run.state], end, changed)
 
     def _done_file(self, key: Key) -> Path:
         return self._folder.job(*key) / DONE
+
+
+def _is_waiting(run: JobRecord) -> bool:
+    """A trial that has not been started: drawing hundreds of them would keep others from their start."""
+    return tree.is_trial(run) and run.state is JobState.QUEUED and not run.attempt
 
 
 def _tags(tags: Mapping[str, str]) -> Iterator[tuple[str, str]]:

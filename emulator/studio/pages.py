@@ -17,7 +17,7 @@ from amlocal.emulator.jobs import records
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.services import Services
 from amlocal.emulator.store.workspace import Workspace
-from amlocal.emulator.studio import metrics
+from amlocal.emulator.studio import board, metrics
 
 _LOG_TAIL = 64 * 1024
 _CSP = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'none'; frame-ancestors 'none'"
@@ -75,11 +75,11 @@ def render_run(services: Services, workspace: Workspace, record: JobRecord) -> s
         )
 
     tree, history = services.store.read(family)
-    teller = logs.log_run(services, record)
+    teller, log_name = logs.teller(services, record)
     table = metrics.read(services.folder.job(workspace.id, teller.name))
     columns = [name for name in _CHOSEN if name in table.names] or table.names[:4]
     last = table.rows[max(table.rows)] if table.rows else {}
-    log_file = services.folder.artifacts(workspace.account, teller.name) / logs.USER_LOG
+    log_file = services.folder.artifacts(workspace.account, teller.name) / log_name
     # MLflow's UI finds the experiment of a run by itself.
     mlflow = f"/mlflow/v1.0{workspace.arm_id}/#/runs/{teller.name}"
     return render_template(
@@ -87,6 +87,7 @@ def render_run(services: Services, workspace: Workspace, record: JobRecord) -> s
         workspace=workspace,
         record=record,
         tree=tree,
+        sweep=board.read(services, workspace, tree, record),
         history=history,
         teller=teller,
         columns=columns,
@@ -95,6 +96,7 @@ def render_run(services: Services, workspace: Workspace, record: JobRecord) -> s
         log=tail(log_file),
         mlflow=mlflow,
         wsid=workspace.arm_id,
+        cell=board.cell,
         duration=duration(record),
         refresh=not record.state.terminal,
     )

@@ -252,6 +252,62 @@ def deployment(room: Room, point: str) -> None:
     client.arm("DELETE", path)
 
 
+TRIAL = """
+import json, os, sys, time, urllib.request
+
+marks, value = sys.argv[1], float(sys.argv[2])
+with open(os.path.join(marks, os.environ["MLFLOW_RUN_ID"]), "a") as file:
+    file.write("started\\n")
+row = {"run_id": os.environ["MLFLOW_RUN_ID"], "key": "acc", "value": value, "timestamp": 7, "step": 0}
+token = os.environ["MLFLOW_TRACKING_TOKEN"]
+headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric"
+for _ in range(600):
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, json.dumps(row).encode(), headers)).read()
+        break
+    except OSError:
+        time.sleep(0.1)
+if value == 0.1:
+    time.sleep(600)
+sys.exit(3 if value == 0.8 else 0)
+"""
+
+
+def sweep(room: Room, point: str) -> None:
+    """Whatever the controller was at: no trial is drawn or started twice, and each has its own end."""
+    name = room.new("sweep")
+    script = room.marks / "trial.py"
+    script.write_text(TRIAL)
+    body = {
+        "properties": {
+            "jobType": "Sweep",
+            "experimentName": "raw",
+            "searchSpace": {"x": ["choice", [[0.9, 0.1, 0.8]]]},
+            "samplingAlgorithm": {"samplingAlgorithmType": "Grid"},
+            "objective": {"goal": "Maximize", "primaryMetric": "acc"},
+            "limits": {"jobLimitsType": "Sweep", "maxTotalTrials": 3, "maxConcurrentTrials": 2},
+            "earlyTermination": {"policyType": "Bandit", "slackAmount": 0.5, "evaluationInterval": 1},
+            "trial": {
+                "command": f"exec python {script} {room.marks} ${{{{search_space.x}}}}",
+                "environmentId": "azureml:host:1",
+            },
+        }
+    }
+    if not room.crash(point, lambda: room.client.arm("PUT", f"jobs/{name}", body)):
+        assert room.client.arm("PUT", f"jobs/{name}", body)[0] in (200, 201)
+    found = room.ended(name)
+    assert found["status"] == "Completed", room.message(name)
+    assert found["properties"]["best_child_run_id"] == f"{name}_0"
+    for number, (value, status) in enumerate(((0.9, "Completed"), (0.1, "Canceled"), (0.8, "Failed"))):
+        trial = room.ended(f"{name}_{number}")
+        assert (trial["status"], room.starts(f"{name}_{number}")) == (status, 1)
+        assert json.loads(found["tags"][f"_aml_system_{name}_{number}"]) == {"x": value}
+    assert room.client.arm("GET", f"jobs/{name}_3")[0] == 404
+    log = next(room.server.folder.blobs.rglob(f"dcid.{name}/azureml-logs/hyperdrive.txt")).read_text()
+    assert log.count("Scheduling job, id=") == 3
+
+
 SCENARIOS: dict[str, Callable[[Room, str], None]] = {
     "workspace.stored": workspace,
     "asset.deleted": delete,
@@ -278,14 +334,14 @@ SCENARIOS: dict[str, Callable[[Room, str], None]] = {
 QUICK = (
     "write.made", "write.committed", "file.staged", "workspace.stored", "blob.renamed", "blocks.assembled",
     "job.starting", "spawn.forked", "job.collected", "job.completed", "job.failing", "job.stopping",
-    "shim.recorded", "shim.released", "shim.ended",
+    "shim.recorded", "shim.released", "shim.ended", "sweep.made", "sweep.terminated",
 )  # fmt: skip
 
 
 def scenario(point: str) -> Callable[[Room, str], None]:
     if point in SCENARIOS:
         return SCENARIOS[point]
-    by_kind = {"shim": shim, "deployment": deployment}
+    by_kind = {"shim": shim, "deployment": deployment, "sweep": sweep}
     kind = point.partition(".")[0]
     assert kind in by_kind, f"the crash point {point} has no scenario here"
     return by_kind[kind]

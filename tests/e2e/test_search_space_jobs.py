@@ -99,20 +99,6 @@ def test_one_trial_is_drawn_and_what_is_fixed_wins(ml_client: Any, data: Any, tm
     assert sweep.sampling_algorithm.type == "random" and list(sweep.search_space) == ["model"]
 
 
-def test_several_trials_are_not_there_yet(ml_client: Any, data: Any) -> None:
-    from azure.ai.ml.automl import SearchSpace
-    from azure.ai.ml.sweep import Choice
-    from azure.core.exceptions import HttpResponseError
-
-    job = job_of("space_many", data)
-    job.set_training_parameters(model_name="resnet18")
-    job.extend_search_space([SearchSpace(model_name=Choice(["resnet18", "resnet34"]))])
-    job.set_limits(max_trials=2)
-    with pytest.raises(HttpResponseError, match="Sweeps of AutoML jobs") as caught:
-        ml_client.jobs.create_or_update(job)
-    assert caught.value.status_code == 501
-
-
 def test_a_value_of_the_space_that_is_not_allowed(ml_client: Any, data: Any) -> None:
     from azure.ai.ml.automl import SearchSpace
     from azure.ai.ml.sweep import Uniform

@@ -20,6 +20,15 @@ from amlocal.trainers import progress
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_beside_others() -> None:
+    """Several workers of pytest share the processors."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def colour_set(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """24 training and 9 validation images of three classes: {"train": manifest, "validation": manifest}."""

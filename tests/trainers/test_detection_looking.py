@@ -55,7 +55,7 @@ def test_tiles_of_an_image_make_one_answer(tmp_path: Path, overlap: float, kept:
     given = {"tile_grid_size": "2x1", "tile_overlap_ratio": 0.5, "tile_predictions_nms_threshold": overlap}
     task, model = task_of(tmp_path, given | {"validation_batch_size": 4, "min_size": 48})
     assert (task.validation_images, task.settings()["tile_grid_size"]) == (6, "2x1")
-    assert task.train_images > 6  # tiles with objects are trained on
+    assert task.train_images > task.train_files == 6  # tiles with objects are trained on
     seen = task._look(model, task._validation, "validation", losses=False)
     assert sum(model.seen) == 18
     assert seen.images == list(range(6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from amlocal.trainers import beginning, charts, registry, spec, trial
 from amlocal.trainers.charts import predictions
 from amlocal.trainers.checkpoints import Checkpoints
 from amlocal.trainers.errors import TrainingError
+from amlocal.trainers.metrics.detection import Result
 from amlocal.trainers.models.network import rebuild
 from amlocal.trainers.tasks.detection import Detection
 from amlocal.trainers.tasks.detection_training import manner
@@ -152,6 +154,31 @@ def test_an_epoch_without_evaluation_repeats_the_last_metrics(run: Run, metrics_
     assert len(asked) == 4
     assert [losses[epoch] for epoch in range(7)] == [*[asked[0]] * 3, *[asked[1]] * 3, asked[2]]
     assert len(set(asked[:3])) == 3
+
+
+def test_documents_are_made_once_for_each_half(run: Run) -> None:
+    real = Result.documents
+    made: list[int] = []
+
+    def counted(self: Result) -> Any:
+        made.append(len(self.scalars))
+        return real(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Result, "documents", counted)
+        artifacts, _ = run("documents", {"number_of_epochs": 4, "log_training_metrics": "Enable"})
+    assert len(made) == 2
+    assert (artifacts / "pr_curve").exists() and (artifacts / "pr_curve_train").exists()
+
+
+def test_tiles_are_no_images_of_the_result(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"number_of_epochs": 1, "tile_grid_size": "2x1", "tile_overlap_ratio": 0.25}
+    _, state = run("tiles", given)
+    result = json.loads((state / "result.json").read_text())
+    assert (result["train_images"], result["validation_images"]) == (16, 6)
+    said = re.search(r"16 training \((\d+) with tiles\), 6 validation", capsys.readouterr().out)
+    # Those of the two images that show nothing are not trained on.
+    assert said is not None and 16 < int(said[1]) <= 16 + 14 * 2
 
 
 def test_without_metrics_the_last_epoch_is_the_best(run: Run, metrics_of: MetricsOf) -> None:

@@ -20,6 +20,23 @@ from amlocal.trainers import warm_client, warm_parent
 
 CLIENT = [sys.executable, "-I", "-S", str(Path(warm_client.__file__))]
 
+# What a trial of either kind would import for itself, and takes seconds together.
+NEEDED = (
+    "torch",
+    "timm",
+    "torchvision.models.detection",
+    "pycocotools.mask",
+    "faster_coco_eval",
+    "sklearn.metrics",
+    "mlflow.pyfunc",
+    "onnx",
+    "matplotlib.figure",
+    "amlocal.trainers.trial",
+    "amlocal.trainers.models.torchvision_detection",
+    "amlocal.trainers.tasks.classification",
+    "amlocal.trainers.tasks.detection",
+)
+
 # Each child does what its "SPEC" says, so that every way to end can be had.
 ACTS = """
 import json, os, signal, subprocess, sys, threading, time
@@ -33,7 +50,7 @@ def act(argv):
     what, _, argument = argv[0].partition(":")
     if what == "facts":
         import torch
-        tell(torch="torch" in AT_ENTRY, trial="amlocal.trainers.trial" in AT_ENTRY, cwd=os.getcwd(),
+        tell(there=[name for name in argument.split(",") if name in AT_ENTRY], cwd=os.getcwd(),
              environ=dict(os.environ), umask=os.umask(0), cpus=sorted(os.sched_getaffinity(0)),
              torch_threads=torch.get_num_threads(), cuda=torch.cuda.is_initialized(), argv=argv, said=input(),
              descriptors=sorted(int(n) for n in os.listdir("/proc/self/fd"))[:3], pid=os.getpid(),
@@ -65,6 +82,15 @@ def act(argv):
         tell(pid=os.getpid())
         while True:
             time.sleep(0.01)
+    elif what == "pool":
+        from concurrent.futures import ThreadPoolExecutor
+        global POOL
+        POOL = ThreadPoolExecutor(2)
+        POOL.submit(tell, pool=1).result()
+        def late():
+            time.sleep(0.2)
+            tell(late=1)
+        threading.Thread(target=late).start()
     elif what == "litter":
         orphans = [subprocess.Popen(["sleep", "120"], start_new_session=new) for new in (False, True)]
         tell(pids=[o.pid for o in orphans])
@@ -76,7 +102,7 @@ def act(argv):
 if __name__ == "__main__":
     AT_ENTRY = None
     if sys.argv[3] == "True":
-        warm._MODULES = ()
+        warm._MODULES = warm._WHERE_INSTALLED = ()
         registry.TASKS.clear()
     def run(argv):
         global AT_ENTRY
@@ -170,19 +196,19 @@ def test_before_a_fork_there_is_one_thread_and_in_the_child_everything_is_import
     assert [p.name for p in Path(f"/proc/{warm.process.pid}/task").iterdir()] == [str(warm.process.pid)]
     environ = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
     environ |= {"OF_THE_TRIAL": "ä\udcff=1", "OMP_NUM_THREADS": "1"}
-    done = warm.run("facts", "hello\n", cwd=tmp_path, env=environ, umask=0o027)
+    what = f"facts:{','.join((*NEEDED, 'polars'))}"
+    done = warm.run(what, "hello\n", cwd=tmp_path, env=environ, umask=0o027)
     assert done.stderr == "to stderr\n"
     assert done.returncode == 0
     facts = json.loads(done.stdout)
-    assert facts["torch"] is True
-    assert facts["trial"] is True
+    assert tuple(facts["there"]) == NEEDED
     assert facts["cwd"] == str(tmp_path)
     assert facts["environ"] == environ
     assert facts["umask"] == 0o027
     assert facts["cpus"] == sorted(os.sched_getaffinity(0))
     assert facts["torch_threads"] == 1
     assert facts["cuda"] is False
-    assert facts["argv"] == ["facts"]
+    assert facts["argv"] == [what]
     assert facts["said"] == "hello"
     assert facts["product"] == 200.0**3
     assert facts["pid"] != warm.process.pid
@@ -216,6 +242,12 @@ def test_the_client_ends_as_its_trial_ends_and_the_parent_does_not_mind(
     assert (done.returncode, done.stdout) == (code, out)
     assert err in done.stderr
     assert warm.process.poll() is None
+
+
+def test_idle_pools_of_threads_keep_no_trial_alive_and_threads_that_work_are_waited_for(warm: Warm) -> None:
+    done = warm.run("pool")
+    assert (done.returncode, done.stdout) == (0, '{"pool": 1}\n{"late": 1}\n')
+    assert done.stderr == ""
 
 
 def test_closed_standard_streams_are_no_obstacle(warm: Warm) -> None:
@@ -326,7 +358,7 @@ def test_without_a_parent_the_client_says_that_nothing_was_run(tmp_path: Path) -
         assert done.returncode == warm_client.UNAVAILABLE
         assert done.stderr.startswith("no warm start: ")
     wrong = subprocess.run(CLIENT, capture_output=True, text=True)
-    assert (wrong.returncode, wrong.stderr) == (2, "usage: warm_client.py SOCKET SPEC\n")
+    assert (wrong.returncode, wrong.stderr) == (2, "usage: warm_client.py SOCKET SPEC [PLAIN ...]\n")
 
 
 def test_when_the_parent_is_killed_trials_end_and_clients_know(tmp_path: Path) -> None:
@@ -370,6 +402,18 @@ def test_real_trials_and_the_end_of_the_starter(make_spec: Any, tmp_path: Path) 
     bad = parent.run("/nonexistent/spec.json")
     assert bad.returncode == 1
     assert "cannot read the spec /nonexistent/spec.json" in bad.stdout
+
+    # One that a termination policy ends: the order and the signal reach it by way of client and parent.
+    state, long = tmp_path / "long/state", {"number_of_epochs": 1000, "early_stopping": False}
+    ended = parent.start(str(make_spec("long", long)), stdin=subprocess.DEVNULL)
+    metrics = state / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and '"accuracy"' in metrics.read_text(), "an epoch", 120)
+    (state / "terminate.json").write_text('{"reason": "bandit"}')
+    ended.terminate()
+    out, err = ended.communicate(timeout=120)
+    assert ended.returncode == 0, out + err
+    assert json.loads((state / "result.json").read_text())["terminated"] == "bandit"
+    assert (tmp_path / "long/artifacts/outputs/model.pt").exists()
 
     good = parent.start(str(make_spec("good", {"number_of_epochs": 1})), stdin=subprocess.DEVNULL)
     assert good.stdout is not None

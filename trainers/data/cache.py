@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 from PIL import Image
 
-from amlocal.trainers import files
+from amlocal.trainers import files, heartbeat
 from amlocal.trainers.data import images
 from amlocal.trainers.data.geometry import Geometry, OfRegion, Training, Validation
 from amlocal.trainers.data.images import Pixels
@@ -50,6 +50,7 @@ _INDEX_BYTES = 300
 """Room for one image in the index, the longest reason included."""
 _REASON_BYTES = 200
 _NOT_KEPT = -1
+_DECODING = "decoding images"
 
 
 class Store(Protocol):
@@ -236,6 +237,7 @@ def _plan(samples: Sequence[Sample], geometry: Geometry) -> tuple[list[tuple[int
 
 def _upright(path: Path) -> tuple[int, int] | images.ImageError:
     """Width and height."""
+    heartbeat.beat(_DECODING)
     try:
         with images.open_header(path) as image:
             return images.upright_size(image)
@@ -318,6 +320,7 @@ def _decode_all(
 
     def of_file(path: Path, indexes: list[int]) -> list[tuple[int, str | None]]:
         # The regions of an image stand in a row; it is decoded once for all of them.
+        heartbeat.beat(_DECODING)
         try:
             with images.open_header(path) as image:
                 return [(index, one(index, image)) for index in indexes]

@@ -9,7 +9,7 @@ from typing import Any
 
 from amlocal.compat import hub, hub_look, names
 from amlocal.compat import weights as places
-from amlocal.trainers import files
+from amlocal.trainers import files, heartbeat
 from amlocal.trainers.errors import TrainingError
 from amlocal.trainers.progress import duration, say, warn
 
@@ -98,7 +98,8 @@ def _download(row: names.Model) -> tuple[Path | None, str]:
                     raise  # the hub could not be asked
                 except EntryNotFoundError:
                     continue
-        path = get(places.HUB_FILE)
+        with heartbeat.through("downloading weights"):
+            path = get(places.HUB_FILE)
     except failures as error:
         said = str(error).strip() or type(error).__name__
         return None, f"the download failed: {said.splitlines()[0]}"

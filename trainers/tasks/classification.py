@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from amlocal.compat import names
 from amlocal.compat.model_rows import HUGGINGFACE
 from amlocal.trainers import device as devices
-from amlocal.trainers import distributed, files
+from amlocal.trainers import distributed, files, heartbeat, termination
 from amlocal.trainers.data import augment, batches, cache
 from amlocal.trainers.errors import TrainingError
 from amlocal.trainers.export import onnx_artifact
@@ -61,6 +61,11 @@ class Classification:
     @property
     def train_images(self) -> int:
         return len(self._train)
+
+    @property
+    def train_files(self) -> int:
+        """Images are never cut into tiles."""
+        return self.train_images
 
     @property
     def validation_images(self) -> int:
@@ -170,6 +175,8 @@ class Classification:
         left: Sequence[int] = range(world.rank, self.validation_images, world.size)
         outputs, seen = [torch.empty(0, self.classes)], []
         while left:
+            heartbeat.beat("evaluating")
+            termination.check_alone()
             some, left = left[: self.validation_batch_size], left[self.validation_batch_size :]
             pixels, kept = self._validation.stacked(some)
             if kept:
@@ -210,7 +217,8 @@ class Classification:
         p = self._parameters
         crop = p["training_crop_size"]
         if self._augmented:
-            return cache.Training(2 * crop)
+            # One cache for all trials of a sweep; crops are cut from images of any size.
+            return cache.Training(2 * self._spec.cached()["training_crop_size"])
         # Without augmentation the validation geometry at the training crop's scale.
         resize = round(crop * p["validation_resize_size"] / p["validation_crop_size"])
         return cache.Validation(resize, crop, self._whole)

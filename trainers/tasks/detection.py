@@ -59,7 +59,8 @@ class Detection:
         row = spec.model
         self.manner = detection_training.manner(row, scored=self._metric_type != "none")
         self.batch_size: int = p["training_batch_size"]
-        data = detection_data.read(spec, detection_training.geometry(row, p))
+        geometry = detection_training.geometry(row, p)
+        data = detection_data.read(spec, geometry, detection_training.shared(spec))
         self.labels, self._train, self._validation = data.labels, data.train, data.validation
         self._tiled = detection_data.grid_of(spec) is not None
         self._made = detection_training.augmented(row, p, spec.advanced)
@@ -76,6 +77,11 @@ class Detection:
     def train_images(self) -> int:
         """Of one epoch; with tiles these count too."""
         return len(self._train)
+
+    @property
+    def train_files(self) -> int:
+        """Without tiles."""
+        return len(self._train.images)
 
     @property
     def validation_images(self) -> int:
@@ -157,15 +163,18 @@ class Detection:
             return Evaluation({self._spec.primary_metric: 0.0}, lambda folder: None)
         result = self._compared(seen)
         values = dict(result.scalars)
-        documents = dict(result.documents())
         if seen.loss is not None:
             values["log_loss"] = round(seen.loss, _DIGITS)
-        if trained is not None:
-            more = self._compared(trained)
-            values |= {f"{name}_train": more.scalars[name] for name in _TRAINED if name in more.scalars}
-            documents |= {f"{name}_train": document for name, document in more.documents().items()}
+        more = None if trained is None else self._compared(trained)
+        if more is not None:
+            scalars = more.scalars
+            values |= {f"{name}_train": scalars[name] for name in _TRAINED if name in scalars}
 
         def write_charts(folder: Path) -> None:
+            # Made here, since of many evaluations only the last is written down.
+            documents = dict(result.documents())
+            if more is not None:
+                documents |= {f"{name}_train": document for name, document in more.documents().items()}
             detection_report.write_documents(folder, documents, result.per_label)
             detection_report.draw_predictions(folder, self._validation, seen, self.labels)
 

@@ -67,9 +67,9 @@ class Data:
     validation: Half
 
 
-def read(spec: Spec, geometry: cache.Geometry) -> Data:
-    """Read the manifests, split if need be, cut tiles, open the pixels as `geometry` sees them, and write
-    down what was used and what was not.
+def read(spec: Spec, geometry: cache.Geometry, training_geometry: cache.Geometry | None = None) -> Data:
+    """Read the manifests, split if need be, cut tiles, open the pixels as `geometry` sees them (those for
+    training as `training_geometry` where it is given), and write down what was used and what was not.
 
     Training takes the tiles that show objects, validation all. Raises TrainingError when one half has no
     image left, or when there is nothing to learn.
@@ -94,7 +94,7 @@ def read(spec: Spec, geometry: cache.Geometry) -> Data:
     dropped: list[Dropped] = []
     # Validation first: where room is short, training must not take all of it.
     validation = _half(spec, held_out, geometry, labels, "validation", dropped)
-    training = _half(spec, train, geometry, labels, "training", dropped)
+    training = _half(spec, train, training_geometry or geometry, labels, "training", dropped)
     if first_process:
         # Tiles of an image are left out together; an image is named once.
         once = list(dict.fromkeys(dropped))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from amlocal.trainers import device as devices
-from amlocal.trainers import distributed
+from amlocal.trainers import distributed, heartbeat, termination
 from amlocal.trainers.data import aspect, tiling
 from amlocal.trainers.data.detection_batches import Batch
 from amlocal.trainers.data.images import Pixels
@@ -81,6 +81,8 @@ class Evaluator:
         loss_sum, images = 0.0, 0
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             while left:
+                heartbeat.beat("evaluating")
+                termination.check_alone()
                 some, left = left[0], left[1:]
                 items = half.get(some)
                 if not items:

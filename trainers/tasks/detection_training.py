@@ -18,6 +18,7 @@ from amlocal.trainers.data.images import Pixels
 from amlocal.trainers.data.mosaic import YoloAugmentation
 from amlocal.trainers.data.objects import Objects
 from amlocal.trainers.manner import Manner
+from amlocal.trainers.spec import Spec
 from amlocal.trainers.tasks.detection_data import Half
 
 YOLO, MMDETECTION = "yolo", "mmdet"
@@ -39,6 +40,17 @@ def geometry(row: names.Model, parameters: Mapping[str, Any]) -> Geometry:
     if row.builder == YOLO:
         return Longest(letterbox.network_side(parameters["image_size"]))
     return Resized(parameters["min_size"], parameters["max_size"])
+
+
+def shared(spec: Spec) -> Geometry:
+    """How large training images are kept: as the largest trial needs them that shares them.
+
+    Augmentation resizes from images of any size. A trial that also looks at its training images as they are
+    keeps its own.
+    """
+    plain = spec.advanced.get("apply_automl_train_augmentations", True) is False
+    looked_at = spec.parameters["log_training_metrics"] == "Enable"
+    return geometry(spec.model, spec.parameters if plain or looked_at else spec.cached())
 
 
 def manner(row: names.Model, *, scored: bool) -> Manner:

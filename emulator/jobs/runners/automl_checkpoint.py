@@ -18,17 +18,17 @@ from sqlalchemy import Connection
 from amlocal.compat import names
 from amlocal.compat.azureml_uri import AssetUri, UriError, WorkspaceName, is_azureml, parse
 from amlocal.emulator.http.errors import AzureError, user_error
-from amlocal.emulator.jobs import records
+from amlocal.emulator.jobs import records, tree
 from amlocal.emulator.jobs.fields import shown
 from amlocal.emulator.jobs.inputs import InputError, Resolver
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners import automl_parameters
+from amlocal.emulator.jobs.runners.automl_records import BEST_TRIAL
 from amlocal.emulator.jobs.runners.automl_request import ImageJob
 from amlocal.emulator.jobs.states import JobState
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.workspace import Workspace
 
-BEST_TRIAL = "automl_best_child_run_id"
 PINNED = "amlocal.checkpoint"
 """The property of a job that says what it starts from: a trial, or the address of a model's folder."""
 _RUN = f"{automl_parameters.PLACE}.checkpointRunId"
@@ -98,42 +98,49 @@ def start_of(
 
 
 def _trial(connection: Connection, workspace: Workspace, run_id: str) -> JobRecord:
-    """The completed trial that a run id means: its own, or the best one of a job or sweep."""
-    tree = records.tree(connection, workspace.id, run_id)
-    if not tree:
+    """The trial that a run id means: its own, or the best one of a job or sweep. It has left a model."""
+    family = records.tree(connection, workspace.id, run_id)
+    if not family:
         raise user_error(
             f"checkpoint_run_id is {shown(run_id)}, and workspace {workspace.name} has no such run. Give the "
             f"name of an AutoML job or of one of its trials (the job's tag {BEST_TRIAL}).",
             target=_RUN,
         )
-    record = tree[0]
+    record = family[0]
     if record.kind not in ("automl", "sweep", "trial"):
         raise user_error(
             f"checkpoint_run_id: {run_id} is a {record.kind} job, which leaves no checkpoint of AutoML's. "
             "Give the name of an AutoML job or of one of its trials.",
             target=_RUN,
         )
-    if record.state is not JobState.COMPLETED:
+    if not _has_model(record):
         raise user_error(
             f"checkpoint_run_id: {run_id} is {record.state.value}; only a run that is Completed can be "
             "started from.",
             target=_RUN,
         )
-    return record if record.kind == "trial" else _best(tree)
+    return record if record.kind == "trial" else _best(family)
 
 
-def _best(tree: Sequence[JobRecord]) -> JobRecord:
+def _best(family: Sequence[JobRecord]) -> JobRecord:
     """The best trial below a completed job or sweep, by what was written down when it ended."""
-    root = tree[0]
+    root = family[0]
     name = root.tags.get(BEST_TRIAL) or root.properties.get("best_child_run_id")
-    for record in tree:
-        if record.kind == "trial" and record.name == name and record.state is JobState.COMPLETED:
+    for record in family:
+        if record.kind == "trial" and record.name == name and _has_model(record):
             return record
     raise user_error(
         f"checkpoint_run_id: {root.name} names {shown(name)} as its best trial, and has no such trial that "
         "is Completed. Give the name of the trial itself.",
         target=_RUN,
     )
+
+
+def _has_model(record: JobRecord) -> bool:
+    """Whether the run ended well, or the early termination policy ended it with its model kept."""
+    if record.kind == "trial" and record.state is JobState.CANCELED:
+        return tree.TERMINATED in record.tags and "score" in record.properties
+    return record.state is JobState.COMPLETED
 
 
 def _of_trial(resolver: Resolver, workspace: Workspace, trial: JobRecord) -> Start:

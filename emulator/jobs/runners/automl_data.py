@@ -6,17 +6,19 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from amlocal.compat import mltable
 from amlocal.compat.mltable import Dropped, Report
 from amlocal.emulator.http.errors import AzureError
+from amlocal.emulator.jobs import caps
 from amlocal.emulator.jobs.fields import shown
 from amlocal.emulator.jobs.inputs import InputError, Resolver
 from amlocal.emulator.jobs.runners.automl_request import ImageJob
 from amlocal.emulator.jobs.runners.base import Abandoned, JobFailure
+from amlocal.emulator.settings import Caps
 from amlocal.emulator.store.folder import write_atomic
 from amlocal.emulator.store.workspace import Workspace
 
@@ -24,6 +26,7 @@ BUDGET = 1.0
 """Seconds that a look at all data of a job may take in a request."""
 TRAIN_MANIFEST = "train_manifest.jsonl"
 VALIDATION_MANIFEST = "validation_manifest.jsonl"
+_LINES = "data_lines.json"
 _LISTED = 100
 
 
@@ -60,6 +63,16 @@ class Checked:
             if report.errors:
                 raise JobFailure(f"{name}: " + "\n".join(error.message for error in report.errors))
 
+    def capped(self, most: Caps) -> Checked:
+        """The same with as many images as the server's caps allow."""
+        reports = {name: caps.images(most, report) for name, report in self.reports.items()}
+        told = [
+            f"{name}: {notice}"
+            for name, report in reports.items()
+            for notice in report.notices[len(self.reports[name].notices) :]
+        ]
+        return replace(self, reports=reports, notices=[*self.notices, *told])
+
     def write_manifests(self, job_dir: Path) -> None:
         """What the trainer reads."""
         for name, report in self.reports.items():
@@ -81,6 +94,10 @@ class Checked:
         content = json.dumps(document, ensure_ascii=False, indent=1) + "\n"
         write_atomic(path, content.encode(), staging=staging)
 
+    def write_lines(self, job_dir: Path) -> None:
+        """What `lines_of` gives back."""
+        write_atomic(job_dir / _LINES, json.dumps(list(self.lines())).encode())
+
     def lines(self) -> Iterator[str]:
         """Counts, dropped rows and notices for the log."""
         for name, report in self.reports.items():
@@ -90,6 +107,14 @@ class Checked:
             yield from _listed("dropped", report.dropped, dropped)
             yield from _listed("left out", report.left_out, report.left_out_count)
         yield from self.notices
+
+
+def lines_of(job_dir: Path) -> list[str]:
+    """What the log of each trial says of the data; none where that is gone."""
+    try:
+        return [str(line) for line in json.loads((job_dir / _LINES).read_text(encoding="utf-8"))]
+    except (OSError, ValueError):
+        return []
 
 
 def _listed(what: str, rows: Sequence[Dropped], count: int) -> Iterator[str]:

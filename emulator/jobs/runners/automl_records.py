@@ -1,13 +1,15 @@
-"""Tags and properties of the three runs of an AutoML image job, under the names that Azure's notebooks read.
+"""Tags and properties of an AutoML image job and its trials, under the names that Azure's notebooks read.
 
-Source: public run dumps and recordings of Azure Machine Learning. Only what is true here is written.
+Source: public run dumps and recordings of Azure Machine Learning. Only what is true here is written. Those of
+the sweep between them: sweep_records.py.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,18 @@ from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners.automl_request import ImageJob
 from amlocal.emulator.jobs.runners.base import JobFailure, Patch
 from amlocal.emulator.jobs.sampling import command_form
-from amlocal.emulator.jobs.termination.policies import described
 
+BEST_TRIAL = "automl_best_child_run_id"
 IGNORED = "amlocal.ignored"
 FALLBACK = "amlocal.model"
 _LISTED = 20
 _LONGEST = 100
+# So many trials stand in one tag; the next ones in the tag of the next number.
+_LIST = 100
+# What only the server says of a job. A job that was read back and is submitted again brings it along.
+_OURS = re.compile(
+    rf"amlocal\..*|{BEST_TRIAL}|(score|iteration|run_algorithm)_\d{{3}}|mlflow\.loggedArtifacts"
+)
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,9 @@ def sweep_of(job: str) -> str:
     return f"{job}_HD"
 
 
-def trial_of(job: str) -> str:
-    """The name of a job's one trial."""
-    return f"{job}_HD_0"
+def trial_of(job: str, index: int = 0) -> str:
+    """The name of a job's trial."""
+    return f"{job}_HD_{index}"
 
 
 def root_properties(job: ImageJob) -> dict[str, str]:
@@ -56,14 +64,14 @@ def root_properties(job: ImageJob) -> dict[str, str]:
     settings = {
         "task_type": job.task,
         "IsImageTask": True,
-        "is_automode": False,
+        "is_automode": job.automode,
         "label_column_name": job.label_column,
         "primary_metric": job.metric.yaml,
         "experiment_timeout_minutes": math.ceil(job.timeout / 60),
         "save_mlflow": True,
     }
     return {
-        "num_iterations": "1",
+        "num_iterations": str(job.max_trials),
         "primary_metric": job.metric.yaml,
         "target": job.label_column,
         "runTemplate": "AutoML",
@@ -88,55 +96,47 @@ def fallback(job: ImageJob) -> dict[str, str]:
     return {FALLBACK: job.fallback} if job.fallback else {}
 
 
-def search_space(job: ImageJob) -> dict[str, Any]:
-    """The space and the algorithm as a sweep job has them; {} for a job that names no space."""
+def shown(job: ImageJob, policy: Mapping[str, Any]) -> dict[str, Any]:
+    """What ARM shows of the sweep: its limits, its space, its algorithm, and its policy as it was given."""
+    body: dict[str, Any] = {"max_trials": job.max_trials, "max_concurrent": job.max_concurrent}
+    if policy:
+        body["early_termination"] = dict(policy)
     if job.search.space is None:
-        return {}
-    return {"search_space": command_form.dump(job.search.space), "sampling": job.search.sampling.algorithm}
+        return body
+    sampling = job.search.sampling
+    algorithm: dict[str, Any] = {"samplingAlgorithmType": sampling.algorithm.capitalize()}
+    if sampling.algorithm == "random":
+        algorithm |= {"rule": sampling.rule.capitalize()}
+        algorithm |= {} if sampling.seed is None else {"seed": sampling.seed}
+    return body | {"search_space": command_form.dump(job.search.space), "sampling": algorithm}
 
 
-def _generator(job: ImageJob) -> dict[str, Any]:
+def generator(job: ImageJob) -> dict[str, Any]:
     """A job without a search space is a grid of one model, as Azure's own sweep of one trial is."""
     sampling = job.search.sampling
     if job.search.space is None:
         return {"name": "GRID", "parameter_space": {"model_name": ["choice", [[job.model]]]}}
     name = {"grid": "GRID", "bayesian": "BayesianOptimization"}.get(sampling.algorithm, "RANDOM")
     found = {"name": name, "parameter_space": command_form.dump(job.search.space)}
-    return found | ({"properties": {"rule": sampling.rule}} if name == "RANDOM" else {})
+    if name != "RANDOM":
+        return found
+    properties: dict[str, Any] = {"rule": sampling.rule}
+    return found | {"properties": properties | ({} if sampling.seed is None else {"seed": sampling.seed})}
 
 
-def sweep(name: str, job: ImageJob) -> Patch:
-    """The sweep: its space, its policy, its one trial."""
-    metric = json.dumps({"name": job.metric.logged, "goal": "maximize"})
+def generator_tag(job: ImageJob) -> dict[str, str]:
+    """The sweep's tag that tells the generator."""
+    return {"_aml_system_generator_config": json.dumps(generator(job))}
+
+
+def trial(name: str, index: int, model: str, sample: Mapping[str, Any] | None) -> Patch:
+    """A trial of the job `name`; `model_name` is the name that a registered model gets by default."""
+    registered = name.replace("-", "").replace("_", "")[:15] + str(index)
     return Patch(
-        tags={
-            "_aml_system_max_concurrent_jobs": "1",
-            "_aml_system_max_total_jobs": "1",
-            "_aml_system_max_duration_minutes": str(math.ceil(job.timeout / 60)),
-            "_aml_system_policy_config": json.dumps(described(job.search.policy)),
-            "_aml_system_generator_config": json.dumps(_generator(job)),
-            "_aml_system_primary_metric_config": metric,
-            "_aml_system_all_jobs_generated": "true",
-            "_aml_system_samples_generated_count": "1",
-            f"_aml_system_{trial_of(name)}": json.dumps({**job.parameters, "model_name": job.model}),
-        },
-        properties={
-            "runTemplate": "HyperDrive",
-            "azureml.runsource": "hyperdrive",
-            "platform": "AML",
-            "primary_metric_config": metric,
-        },
-    )
-
-
-def trial(name: str, job: ImageJob) -> Patch:
-    """The trial; `model_name` is the name that a registered model gets by default."""
-    registered = name.replace("-", "").replace("_", "")[:15] + "0"
-    return Patch(
-        tags={} if job.sample is None else {"hyperparameters": json.dumps(dict(job.sample))},
+        tags={} if sample is None else {"hyperparameters": json.dumps(dict(sample))},
         properties={
             "runTemplate": "automl_child",
-            "run_algorithm": job.model,
+            "run_algorithm": model,
             "model_name": registered,
         },
     )
@@ -161,12 +161,11 @@ def read_result(path: Path) -> Result:
         ) from error
 
 
-def results(root: JobRecord, leaf: JobRecord, result: Result) -> Mapping[str, Patch]:
-    """What the end of the one trial adds to each run."""
-    score = result.text
+def ended(leaf: JobRecord, result: Result) -> dict[str, str]:
+    """The properties of a trial that left a model."""
     outputs = f"aml://artifact/ExperimentRun/dcid.{leaf.name}/outputs"
-    child = {
-        "score": score,
+    found = {
+        "score": result.text,
         "run_algorithm": result.model_name,
         "model_output_path": "outputs/mlflow-model",
         "model_data_location": f"{outputs}/model.pt",
@@ -174,23 +173,33 @@ def results(root: JobRecord, leaf: JobRecord, result: Result) -> Mapping[str, Pa
         "conda_env_data_location": f"{outputs}/conda_env_v_1_0_0.yml",
     }
     if result.best_epoch is not None:
-        child["best_epoch"] = str(result.best_epoch)
-    return {
-        leaf.name: Patch(properties=child),
-        str(leaf.parent): Patch(
-            properties={
-                "best_child_run_id": leaf.name,
-                "score": score,
-                "best_metric_status": "Succeeded",
-                "best_data_container_id": f"dcid.{leaf.name}",
-            }
-        ),
-        root.name: Patch(
-            tags={
-                "automl_best_child_run_id": leaf.name,
-                "score_000": score,
-                "iteration_000": "0",
-                "run_algorithm_000": result.model_name,
-            }
-        ),
-    }
+        found["best_epoch"] = str(result.best_epoch)
+    return found
+
+
+def results(trials: Sequence[JobRecord], best: str | None) -> dict[str, str]:
+    """The tags of the job at its end: its best trial, and lists of the trials that have a score.
+
+    The lists are separated by `;`, a hundred trials in each tag.
+    """
+    scored = [(number_of(trial), trial) for trial in trials if "score" in trial.properties]
+    scored.sort(key=lambda pair: pair[0])
+    tags = {} if best is None else {BEST_TRIAL: best}
+    for number, start in enumerate(range(0, len(scored), _LIST)):
+        part = scored[start : start + _LIST]
+        tags[f"score_{number:03}"] = ";".join(trial.properties["score"] for _, trial in part)
+        tags[f"iteration_{number:03}"] = ";".join(str(index) for index, _ in part)
+        tags[f"run_algorithm_{number:03}"] = ";".join(
+            trial.properties.get("run_algorithm", "") for _, trial in part
+        )
+    return tags
+
+
+def given(tags: Mapping[str, str]) -> dict[str, str]:
+    """A client's tags without what became of another job, from which it has them."""
+    return {name: text for name, text in tags.items() if not _OURS.fullmatch(name)}
+
+
+def number_of(trial: JobRecord) -> int:
+    """The number of a trial, from 0."""
+    return int(trial.name.rpartition("_")[2])

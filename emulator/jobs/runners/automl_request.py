@@ -1,7 +1,6 @@
 """The definition of an AutoML image job: read, checked, and typed.
 
-Sources: the REST body that azure-ai-ml sends, and the limits in "Set up AutoML to train computer vision
-models".
+Source: the REST body that azure-ai-ml sends.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from amlocal.compat import names
-from amlocal.emulator.http.errors import AzureError, not_there_yet, user_error
+from amlocal.emulator.http.errors import not_there_yet, user_error
 from amlocal.emulator.jobs import fields
 from amlocal.emulator.jobs.fields import shown
-from amlocal.emulator.jobs.runners import automl_parameters, automl_space
+from amlocal.emulator.jobs.runners import automl_limits, automl_parameters, automl_space
 
 TASKS = tuple(names.tasks())
 """The tasks that are there, by their trainers' names."""
@@ -27,11 +26,6 @@ OTHER_TASK_TYPES = (
     "TextClassificationMultilabel",
     "TextNER",
 )
-DAY = 86400.0
-DEFAULT_TIMEOUT = 7 * DAY
-MAXIMUM_TIMEOUT = 60 * DAY
-MAXIMUM_TRIALS = 1000
-MAXIMUM_CONCURRENT = 100
 MAXIMUM_NODES = 1000
 VERBOSITIES = ("NotSet", "Debug", "Info", "Warning", "Error", "Critical")
 _DETAILS = "taskDetails"
@@ -51,7 +45,6 @@ _DETAIL_KEYS = frozenset(
         "sweepSettings",
     }
 )
-_LIMIT_KEYS = frozenset({"maxTrials", "maxConcurrentTrials", "timeout"})
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,7 @@ class ImageJob:
 
     `task` is the trainers' name of the task. `model_given` is False where the model is the task's default;
     `nodes` is how many nodes one trial has, by what `nodes_field` says. `sample` is what a trial has drawn
-    from the search space; it stands among `parameters`.
+    from the search space; it stands among `parameters`. `max_concurrent` is at most `max_trials`.
     """
 
     task: str
@@ -70,6 +63,8 @@ class ImageJob:
     validation_uri: str | None
     validation_data_size: float | None
     timeout: float
+    max_trials: int
+    max_concurrent: int
     nodes: int
     nodes_field: str
     log_verbosity: str
@@ -89,6 +84,11 @@ class ImageJob:
         return self.advanced.get("pretrained", True) is True
 
     @property
+    def automode(self) -> bool:
+        """Whether amlocal plans the trials: there are several, and nothing says how to search for them."""
+        return self.max_trials > 1 and self.search.space is None and not self.search.settled
+
+    @property
     def fallback(self) -> str:
         """Why the model is not the one that Azure takes by default; "" where it is, or was named."""
         named = self.model_given or self.checkpoint_run_id is not None or self.checkpoint_model is not None
@@ -103,7 +103,7 @@ def read(properties: Mapping[str, Any]) -> ImageJob:
     """The job that the ARM `properties` define. Raises AzureError naming field and remedy."""
     details = fields.mapping(properties, _DETAILS, _DETAILS)
     task = _task(details)
-    timeout, strange = _limits(details)
+    limits = automl_limits.read(details)
     size = fields.fraction(
         details, "validationDataSize", "validation_data_size", f"{_DETAILS}.validationDataSize"
     )
@@ -135,7 +135,9 @@ def read(properties: Mapping[str, Any]) -> ImageJob:
         training_uri=training,
         validation_uri=validation,
         validation_data_size=size,
-        timeout=timeout,
+        timeout=limits.timeout,
+        max_trials=limits.trials,
+        max_concurrent=limits.concurrent,
         nodes=nodes,
         nodes_field=nodes_field,
         log_verbosity=_verbosity(details),
@@ -145,7 +147,7 @@ def read(properties: Mapping[str, Any]) -> ImageJob:
         advanced=parameters.advanced,
         checkpoint_run_id=parameters.checkpoint_run_id,
         checkpoint_model=parameters.checkpoint_model,
-        ignored=(*parameters.ignored, *search.ignored, *strange, *unknown),
+        ignored=(*parameters.ignored, *search.ignored, *limits.ignored, *unknown),
         notices=parameters.notices,
         search=search,
     )
@@ -211,37 +213,6 @@ def _nodes(properties: Mapping[str, Any]) -> tuple[int, str]:
     field = "resources.instance_count"
     found = fields.whole(resources, key, field, "resources.instanceCount", maximum=MAXIMUM_NODES)
     return found or 1, field
-
-
-def _limits(details: Mapping[str, Any]) -> tuple[float, list[str]]:
-    """The job's timeout in seconds, and the places of limits that mean nothing here."""
-    place = f"{_DETAILS}.limitSettings"
-    limits = fields.mapping(details, "limitSettings", place)
-    trials = fields.whole(
-        limits, "maxTrials", "limits.max_trials", f"{place}.maxTrials", maximum=MAXIMUM_TRIALS
-    )
-    fields.whole(
-        limits,
-        "maxConcurrentTrials",
-        "limits.max_concurrent_trials",
-        f"{place}.maxConcurrentTrials",
-        maximum=MAXIMUM_CONCURRENT,
-    )
-    timeout = DEFAULT_TIMEOUT
-    if limits.get("timeout") is not None:
-        timeout = fields.duration(
-            limits["timeout"], "limits.timeout_minutes", f"{place}.timeout", maximum=MAXIMUM_TIMEOUT
-        )
-    if (trials or 1) > 1:
-        raise AzureError(
-            501,
-            "NotImplemented",
-            "Sweeps of AutoML jobs (max_trials above 1) are not there yet in amlocal. With max_trials 1 one "
-            "trial is drawn from the search space.",
-            target=f"{place}.maxTrials",
-        )
-    unknown = [key for key, value in limits.items() if key not in _LIMIT_KEYS and value is not None]
-    return timeout, [f"limitSettings.{key}" for key in unknown]
 
 
 def _data(details: Mapping[str, Any], key: str, name: str) -> str | None:

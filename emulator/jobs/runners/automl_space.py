@@ -28,12 +28,16 @@ _SWEEP_KEYS = frozenset({"samplingAlgorithm", "earlyTermination"})
 
 @dataclass(frozen=True)
 class Search:
-    """`space` None: the job names no search space. `ignored` are the places of keys without a meaning."""
+    """`space` None: the job names no search space. `ignored` are the places of keys without a meaning.
+
+    `settled`: the job names a sampling algorithm or an early termination policy.
+    """
 
     space: Space | None
     sampling: Sampling
     policy: Policy | None
     ignored: tuple[str, ...]
+    settled: bool = False
 
 
 def read(task: str, details: Mapping[str, Any]) -> Search:
@@ -56,7 +60,7 @@ def read(task: str, details: Mapping[str, Any]) -> Search:
             sampling.check(space)
         except SpaceError as error:
             raise user_error(f"search_space: {error}.", target=PLACE) from error
-    return Search(space, sampling, policy, tuple(ignored))
+    return Search(space, sampling, policy, tuple(ignored), algorithm is not None or policy is not None)
 
 
 def _space(task: str, given: object, ignored: list[str]) -> Space | None:

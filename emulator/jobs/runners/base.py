@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from amlocal.emulator.jobs.engines.base import EngineJob
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from amlocal.emulator.jobs.sweep_plan import Sweeper
 
 ErrorCode = Literal["UserError", "SystemError"]
 
@@ -24,6 +27,10 @@ class JobFailure(Exception):
 
 class Abandoned(Exception):
     """Preparing was given up because the job was canceled or the server stops."""
+
+
+class NotYet(Exception):
+    """A step cannot be done now, for something that it needs is away; it is tried again until it is back."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +67,15 @@ class Patch:
 
 
 class Runner(Protocol):
-    """One kind of job. `attempts` is how often a leaf may be started when its process is killed."""
+    """One kind of job. `attempts` is how often a leaf may be started when its process is killed.
+
+    `sweeper` is there exactly when a job of this kind is a sweep: then `prepare` returns the runs above the
+    trials only, the controller (sweeping.py) makes the trials, and `outcome` is never asked for.
+    """
 
     kind: str
     attempts: int
+    sweeper: Sweeper | None
 
     def check(self, workspace: Workspace, name: str, properties: Mapping[str, Any]) -> Submission:
         """Everything that can be checked in about a second. Raises AzureError; stores nothing."""
@@ -83,7 +95,7 @@ class Runner(Protocol):
         """The order for attempt `leaf.attempt`. Raises JobFailure."""
 
     def timeout(self, root: JobRecord) -> float | None:
-        """Seconds that the job may take from its first start on."""
+        """Seconds that the job may take from its first start on; not asked for a sweep, whose plan says."""
 
     def note(self, workspace: Workspace, leaf: JobRecord, line: str) -> None:
         """Write a line of the server's into the leaf's log."""

@@ -50,8 +50,9 @@ def of_trial(
     AZUREML_RUN_ID, AZUREML_ROOT_RUN_ID, AZUREML_EXPERIMENT_NAME, AZUREML_ARM_SUBSCRIPTION,
     AZUREML_ARM_RESOURCEGROUP, AZUREML_ARM_WORKSPACE_NAME and MLFLOW_*. Commands get beside them
     AZUREML_ARM_PROJECT_NAME (the experiment), AZUREML_WORKSPACE_ID, AZUREML_WORKSPACE_SCOPE (the ARM id),
-    AZUREML_SERVICE_ENDPOINT, AZUREML_RUN_TOKEN (good for this run only), AZUREML_NODE_COUNT, and those of
-    their distribution (see `jobs/distribution.py`). Not given, for nothing stands behind them here:
+    AZUREML_SERVICE_ENDPOINT, AZUREML_RUN_TOKEN (good for this run only), AZUREML_NODE_COUNT, those of their
+    distribution (see `jobs/distribution.py`), and as trials AZUREML_SWEEP_* with parameters, inputs and
+    outputs. Not given, for nothing stands behind them here:
     AZUREML_EXPERIMENT_ID, AZUREML_CR_* (the container runtime's) and AZ_BATCH_* outside MPI jobs.
     CUDA_VISIBLE_DEVICES names the GPUs that the job holds, where the host has some and it asked for them.
     """

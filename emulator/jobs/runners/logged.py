@@ -6,6 +6,7 @@ from pathlib import Path
 
 from amlocal.emulator.jobs import user_log
 from amlocal.emulator.jobs.records import JobRecord
+from amlocal.emulator.jobs.sweep_plan import Sweeper
 from amlocal.emulator.store.folder import DataFolder
 from amlocal.emulator.store.workspace import Workspace
 
@@ -13,6 +14,7 @@ from amlocal.emulator.store.workspace import Workspace
 class Logged:
     """For runners that keep the data folder in `_folder`; see `base.Runner` for the public methods."""
 
+    sweeper: Sweeper | None = None
     _folder: DataFolder
 
     def note(self, workspace: Workspace, leaf: JobRecord, line: str) -> None:

@@ -115,6 +115,15 @@ def test_metrics_of_the_server_are_idempotent_and_the_end_is_set(bench):
         bench.server.log_metrics(bench.two.id, "metric_job", rows[:1])
 
 
+def test_a_run_may_have_more_tags_than_mlflow_takes_at_once(bench):
+    tags = {f"_aml_system_sweep_{number}": f'{{"lr": {number}}}' for number in range(1000)}
+    bench.ensure(bench.one, "tagged_sweep")
+    bench.server.set_tags(bench.one.id, "tagged_sweep", tags)
+    bench.server.set_tags(bench.one.id, "tagged_sweep", {})
+    found = bench.client(bench.one).get_run("tagged_sweep").data.tags
+    assert {key: found[key] for key in tags} == tags
+
+
 def test_many_writers_at_once_lose_nothing(bench):
     experiment = bench.ensure(bench.one, "writer_0", "crowd")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from amlocal.emulator.jobs import records
+from amlocal.emulator.jobs import records, sweep_end
 from amlocal.emulator.jobs.engines.base import (
     Capacity,
     EngineError,
@@ -41,6 +41,8 @@ class MemoryEngine:
         self.states: dict[tuple[Path, int], EngineState] = {}
         self.canceled: list[tuple[str, int]] = []
         self.on_submit: Callable[[MemoryEngine, EngineJob], None] = lambda engine, job: None
+        # What a process does when it is asked to stop, before it ends.
+        self.on_cancel: Callable[[EngineJob], None] = lambda job: None
         self.gpus: tuple[Any, ...] = ()
         self._events: SimpleQueue[EngineEvent] = SimpleQueue()
 
@@ -69,6 +71,7 @@ class MemoryEngine:
     def cancel(self, job_dir: Path, attempt: int) -> None:
         self.canceled.append((job_dir.name, attempt))
         if self.state(job_dir, attempt).name == "running":
+            self.on_cancel(self.jobs[job_dir, attempt])
             self.end(self.jobs[job_dir, attempt], None, 15, stopped=True)
 
     def events(self, timeout: float | None = None) -> EngineEvent | None:
@@ -122,6 +125,11 @@ class MemoryMlflow:
         self._check(run_id)
         self.runs[run_id].update(status=status, end_ms=end_ms)
 
+    def metric_history(self, workspace_id: str, run_id: str) -> list[dict[str, Any]]:
+        self._check(run_id)
+        found = sorted(self.metrics.get(run_id, ()), key=lambda entry: entry[1:3])
+        return [{"key": k, "step": s, "timestamp": t, "value": v} for k, s, t, v in found]
+
 
 def train(engine: MemoryEngine, job: EngineJob) -> None:
     """A trial that ends well at once."""
@@ -143,6 +151,18 @@ def write_result(job_dir: Path, **changes: Any) -> None:
     # The half line is what a killed process leaves.
     (job_dir / "metrics.jsonl").write_text(text + '{"key": "accu')
     (job_dir / "result.json").write_text(json.dumps(result))
+
+
+def log_values(job_dir: Path, *values: float, key: str = "accuracy") -> None:
+    """A trial logs these values of a metric, after those that it has logged."""
+    path = job_dir / "metrics.jsonl"
+    before = len(path.read_text().splitlines()) if path.exists() else 0
+    rows = [
+        {"key": key, "value": value, "step": before + number, "timestamp": 7}
+        for number, value in enumerate(values)
+    ]
+    with path.open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
 MLTABLE = """\
@@ -257,6 +277,46 @@ class Desk:
                 place[last] = value
         return body
 
+    def sweep(
+        self, trials: int = 3, concurrent: int = 1, policy: Any = None, **changes: Any
+    ) -> dict[str, Any]:
+        """The same with so many trials, which differ in the learning rate."""
+        details: dict[str, Any] = {
+            "taskDetails.limitSettings": {
+                "maxTrials": trials,
+                "maxConcurrentTrials": concurrent,
+                "timeout": "PT1H",
+            },
+            "taskDetails.searchSpace": [{"learningRate": "uniform(0.001, 0.1)"}],
+            "taskDetails.sweepSettings": {"samplingAlgorithm": "Random", "earlyTermination": policy},
+        }
+        return self.body(**{**details, **changes})
+
+    def running(self, name: str) -> EngineJob | None:
+        """The order of a run's latest attempt, while it runs."""
+        for (folder, _), job in reversed(list(self.engine.jobs.items())):
+            if folder.name == name:
+                state = self.engine.state(folder, job.attempt)
+                return job if state.name == "running" else None
+        return None
+
+    def finish(self, name: str, score: float, **result: Any) -> None:
+        """A running trial ends well."""
+        job = self.running(name)
+        assert job is not None, name
+        (job.job_dir / "result.json").write_text(
+            json.dumps({"primary_metric": "accuracy", "score": score, "model_name": "resnet18", **result})
+        )
+        self.engine.end(job)
+
+    def hyperdrive(self, name: str = "job1_HD") -> str:
+        """The sweep's log."""
+        return (self.artifacts(name) / "azureml-logs/hyperdrive.txt").read_text()
+
+    def children(self, name: str = "job1_HD") -> list[str]:
+        found = self.store.read(lambda c: records.children(c, self.workspace.id, name))
+        return [record.name for record in found]
+
     def record(self, name: str) -> JobRecord:
         record = self.store.read(lambda c: records.get(c, self.workspace.id, name))
         assert record is not None
@@ -286,8 +346,10 @@ def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
 
 
 @pytest.fixture
-def make_desk(tmp_path: Path) -> Iterator[Callable[[], Desk]]:
+def make_desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Desk]]:
     desks: list[Desk] = []
+    # Drawing takes a process that imports matplotlib: seconds for each sweep that ends.
+    monkeypatch.setattr(sweep_end, "_draw", lambda *arguments: None)
 
     def make() -> Desk:
         root = tmp_path / f"data-{len(desks)}"
@@ -323,6 +385,6 @@ def helpers() -> Any:
         pass
 
     found = Helpers()
-    for function in (train, write_result, until):
+    for function in (train, write_result, log_values, until):
         setattr(found, function.__name__, staticmethod(function).__func__)
     return found

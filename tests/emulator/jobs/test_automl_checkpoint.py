@@ -91,6 +91,8 @@ def test_without_a_model_name_the_checkpoints_model_goes_on(desk: Any, first: An
     spec = spec_of(desk, first, "job2", **changes)
     assert spec["parameters"]["model_name"] == "resnet18" and spec["start"]["model_name"] == "resnet18"
     assert desk.record("job2_HD_0").properties["run_algorithm"] == "resnet18"
+    generator = json.loads(desk.record("job2_HD").tags["_aml_system_generator_config"])
+    assert generator == {"name": "GRID", "parameter_space": {"model_name": ["choice", [["resnet18"]]]}}
     log = (desk.artifacts("job2_HD_0") / "user_logs/std_log.txt").read_text()
     assert "the model is resnet18, that of the checkpoint" in log
 

@@ -54,7 +54,7 @@ def test_the_time_limit_cancels_the_job_and_says_so(desk: Any) -> None:
     changes = {"taskDetails.limitSettings.timeout": "PT90S"}
     service.submit(desk.workspace, "job1", desk.body(**changes))
     service.wait_idle()
-    assert desk.engine.jobs[desk.job_dir("job1_HD_0"), 1].timeout <= 90
+    assert desk.engine.jobs[desk.job_dir("job1_HD_0"), 1].timeout <= 90 + 60
     for name in ("job1", "job1_HD", "job1_HD_0"):
         assert desk.record(name).state == "Canceled"
     assert "time limit of 1.5 minutes" in desk.record("job1").error["message"]
@@ -146,3 +146,16 @@ def test_a_job_name_of_another_workspace_is_refused(desk: Any) -> None:
     with pytest.raises(AzureError, match="exists in another workspace") as caught:
         service.submit(other, "job1", desk.body(computeId="cpu-cluster"))
     assert caught.value.status == 409
+
+
+def test_what_became_of_another_job_is_not_taken_over(desk: Any, helpers: Any) -> None:
+    """azure-ai-ml sends the tags of a job that was read back with the new one."""
+    desk.engine.on_submit = helpers.train
+    service = desk.service()
+    old = {"amlocal.time_limit": "x", "automl_best_child_run_id": "job0_HD_0", "score_000": "1", "mine": "t"}
+    service.submit(desk.workspace, "job1", desk.body(tags=old))
+    found = desk.record("job1").tags
+    assert found["mine"] == "t" and not {"amlocal.time_limit", "score_000"} & found.keys()
+    service.wait_idle()
+    assert desk.record("job1").state == "Completed"
+    assert desk.record("job1").tags["automl_best_child_run_id"] == "job1_HD_0"

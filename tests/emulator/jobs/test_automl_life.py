@@ -62,7 +62,8 @@ def test_what_the_trainer_gets(desk: Any, helpers: Any, monkeypatch: pytest.Monk
     ((folder, _), job), *others = desk.engine.jobs.items()
     assert not others and folder == desk.job_dir("job1_HD_0")
     spec = json.loads((folder / "spec.json").read_text())
-    artifacts = desk.artifacts("job1_HD_0")
+    # The data and its report are the job's, whatever the number of its trials.
+    artifacts, shared = desk.artifacts("job1_HD_0"), desk.job_dir("job1")
     assert spec == {
         "schema": 1,
         "run_id": "job1_HD_0",
@@ -70,10 +71,10 @@ def test_what_the_trainer_gets(desk: Any, helpers: Any, monkeypatch: pytest.Monk
         "primary_metric": "accuracy",
         "parameters": {"model_name": "resnet18", "number_of_epochs": 2},
         "advanced_settings": {"pretrained": False},
-        "train_manifest": str(folder / "train_manifest.jsonl"),
-        "validation_manifest": str(folder / "validation_manifest.jsonl"),
+        "train_manifest": str(shared / "train_manifest.jsonl"),
+        "validation_manifest": str(shared / "validation_manifest.jsonl"),
         "validation_data_size": None,
-        "data_report": str(artifacts / "outputs/data_report.json"),
+        "data_report": str(desk.artifacts("job1") / "outputs/data_report.json"),
         "artifacts_dir": str(artifacts),
         "state_dir": str(folder),
         "cache_dir": str(desk.folder.cache),
@@ -82,17 +83,18 @@ def test_what_the_trainer_gets(desk: Any, helpers: Any, monkeypatch: pytest.Monk
         "start": None,
         "node_count": 1,
         "cache_max_gb": 10.0,
+        "cache_sizes": {},
         "log_verbosity": "Debug",
         "ignored": ["'modelSettings.logTrainingMetrics'"],
         "attempt": 1,
     }
-    rows = [json.loads(line) for line in (folder / "train_manifest.jsonl").read_text().splitlines()]
-    assert len(rows) == 12 and len((folder / "validation_manifest.jsonl").read_text().splitlines()) == 3
+    rows = [json.loads(line) for line in (shared / "train_manifest.jsonl").read_text().splitlines()]
+    assert len(rows) == 12 and len((shared / "validation_manifest.jsonl").read_text().splitlines()) == 3
     assert rows[0]["path"] == str(desk.blobs / "train/images/0.jpg")
     assert rows[0]["label"] == "a" and rows[0]["source"] == "train.jsonl:1"
     assert list(job.argv)[1:] == ["-m", "amlocal.trainers", "train", str(folder / "spec.json")]
     assert job.stdout == artifacts / "user_logs/std_log.txt"
-    assert 3500 < job.timeout <= 3600
+    assert 3560 < job.timeout <= 3660
     env = dict(job.env)
     assert env["MLFLOW_TRACKING_URI"] == f"https://localhost:4265/mlflow/v1.0{desk.workspace.arm_id}"
     assert env["MLFLOW_TRACKING_TOKEN"] == "token-of-job1_HD_0" and env["MLFLOW_RUN_ID"] == "job1_HD_0"
@@ -161,7 +163,7 @@ def test_dropped_rows_are_in_the_log_and_the_report(desk: Any, helpers: Any) -> 
     assert "training_data: 12 images, 2 labels, 2 rows dropped" in log
     assert "dropped train.jsonl:13: no label" in log
     assert "dropped train.jsonl:14: image not found: ./images/99.jpg" in log
-    report = json.loads((desk.artifacts("job1_HD_0") / "outputs/data_report.json").read_text())
+    report = json.loads((desk.artifacts("job1") / "outputs/data_report.json").read_text())
     assert [(row["file"], row["line"]) for row in report["dropped"]] == [
         ("train.jsonl", 13),
         ("train.jsonl", 14),
@@ -282,7 +284,7 @@ def test_one_slot_is_given_in_the_order_of_submission(desk: Any, helpers: Any) -
     helpers.until(lambda: desk.engine.started)
     for number in (1, 2):
         service.submit(desk.workspace, f"job{number}", desk.body())
-    helpers.until(lambda: all(desk.record(f"job{number}").state == "Queued" for number in (1, 2)))
+    helpers.until(lambda: all(desk.children(f"job{number}_HD") for number in (1, 2)))
     for number, name in enumerate(names):
         helpers.until(lambda n=number: len(desk.engine.started) == n + 1)
         assert desk.engine.started[-1] == (name, 1)

@@ -41,7 +41,7 @@ def test_a_multilabel_job(desk: Any, helpers: Any) -> None:
     spec = run(desk, helpers, **changes, **{f"{D}.targetColumnName": "what is in it", f"{S}.modelName": None})
     assert (spec["task"], spec["primary_metric"]) == ("image-classification-multilabel", "iou")
     assert spec["parameters"] == {"model_name": "vitb16r224", "number_of_epochs": 2}
-    rows = [json.loads(line) for line in (desk.job_dir("job1_HD_0") / "train_manifest.jsonl").open()]
+    rows = [json.loads(line) for line in (desk.job_dir("job1") / "train_manifest.jsonl").open()]
     assert [row["label"] for row in rows[:4]] == [["can"], ["can", "milk"], [], ["can"]]
     settings = json.loads(desk.record("job1").properties["AMLSettingsJsonString"])
     assert settings["task_type"] == "image-classification-multilabel" and settings["primary_metric"] == "iou"
@@ -61,7 +61,7 @@ def test_lists_of_labels_need_the_multilabel_task(desk: Any) -> None:
 def test_a_share_for_validation_is_handed_on(desk: Any, helpers: Any) -> None:
     spec = run(desk, helpers, **{f"{D}.validationDataSize": 0.25})
     assert spec["validation_data_size"] == 0.25 and spec["validation_manifest"] is None
-    assert not (desk.job_dir("job1_HD_0") / "validation_manifest.jsonl").exists()
+    assert not (desk.job_dir("job1") / "validation_manifest.jsonl").exists()
 
 
 def test_unknown_keys_are_kept_and_told_and_change_nothing(desk: Any, helpers: Any) -> None:

@@ -7,8 +7,9 @@ server has any effect any more. Processes of jobs go on, as they do when a serve
 from __future__ import annotations
 
 import itertools
+import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -83,15 +84,22 @@ def wired(desk: Any, power: Power) -> Any:
         engine=Wired(desk.engine, power, ("submit", "cancel")),
         mlflow=Wired(desk.mlflow, power, calls) if power.mlflow else Unplugged(desk.mlflow, power),
         mlflow_patience=0.2,
+        training_slots=2,
     )
 
 
-def run_until_cut(desk: Any, power: Power, until: Any, also: Callable[[Any], None] | None = None) -> bool:
+def run_until_cut(
+    desk: Any,
+    power: Power,
+    until: Any,
+    also: Callable[[Any], None] | None = None,
+    body: dict[str, Any] | None = None,
+) -> bool:
     """A server does the job until its power is cut; whether the submission was acknowledged."""
     service = wired(desk, power)
     acknowledged = False
     try:
-        service.submit(desk.workspace, "job1", desk.body())
+        service.submit(desk.workspace, "job1", body or desk.body())
         acknowledged = True
         if also is not None:
             also(service)
@@ -107,8 +115,8 @@ def run_until_cut(desk: Any, power: Power, until: Any, also: Callable[[Any], Non
     return acknowledged
 
 
-def check_history(desk: Any, final: str) -> None:
-    for name in TREE:
+def check_history(desk: Any, final: str, names: Sequence[str] = TREE) -> None:
+    for name in names:
         states = [JobState(state) for state in desk.states(name)]
         assert states[-1] == final, (name, states)
         for old, new in itertools.pairwise(states):
@@ -191,6 +199,121 @@ def test_a_cancel_is_carried_out_from_every_crash_point(make_desk: Callable[[], 
         assert set(states.values()) == {"Canceled"}, (last, states)
         assert all(state.name != "running" for state in desk.engine.states.values()), last
         service.stop()
+    raise AssertionError("no run was without a cut")
+
+
+SWEEP = tuple(f"job1_HD_{number}" for number in range(4))
+BANDIT = {"policyType": "Bandit", "slackFactor": 0, "slackAmount": 0.1, "evaluationInterval": 1}
+
+
+def play(engine: Any, job: Any) -> None:
+    """Of four trials the first is the best, the second runs until the policy ends it, the third fails."""
+    number = SWEEP.index(job.job_dir.name)
+    rows = [{"key": "accuracy", "value": 0.9 - number * 0.2, "step": 0, "timestamp": 7}]
+    (job.job_dir / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    if number in (0, 3):
+        leave_result(job)
+        engine.end(job)
+    elif number == 2:
+        engine.end(job, 1)
+
+
+def leave_result(job: Any) -> None:
+    score = 0.9 - SWEEP.index(job.job_dir.name) * 0.2
+    result = {"primary_metric": "accuracy", "score": score, "model_name": "resnet18"}
+    (job.job_dir / "result.json").write_text(json.dumps(result))
+
+
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_sweep_comes_to_its_end_from_every_crash_point(
+    make_desk: Callable[[], Any], helpers: Any, every: int
+) -> None:
+    def new_desk() -> Any:
+        desk = make_desk()
+        desk.data()
+        desk.engine.on_submit = play
+        desk.engine.on_cancel = leave_result
+        return desk
+
+    whole, desk = Power(None), new_desk()
+    body = {"trials": 4, "concurrent": 2, "policy": BANDIT}
+    run_until_cut(desk, whole, helpers.until, body=desk.sweep(**body))
+    assert whole.count >= 40
+    drawn = desk.record("job1_HD").tags
+    for last in range(1, whole.count + 1, every):
+        desk = new_desk()
+        acknowledged = run_until_cut(desk, Power(last), helpers.until, body=desk.sweep(**body))
+        service = desk.service(training_slots=2)
+        if not acknowledged:
+            service.submit(desk.workspace, "job1", desk.sweep(**body))
+        service.wait_idle()
+        check_history(desk, "Completed", ("job1", "job1_HD", SWEEP[0], SWEEP[3]))
+        check_history(desk, "Canceled", [SWEEP[1]])
+        check_history(desk, "Failed", [SWEEP[2]])
+        # Each was drawn once, with the same parameters as without a crash, and started once.
+        assert desk.children() == list(SWEEP), last
+        tags = desk.record("job1_HD").tags
+        for name in SWEEP:
+            assert tags[f"_aml_system_{name}"] == drawn[f"_aml_system_{name}"], last
+        assert sorted(desk.engine.started) == [(name, 1) for name in SWEEP], last
+        assert desk.record(SWEEP[1]).properties["score"] == "0.7", last
+        assert desk.record("job1").tags["automl_best_child_run_id"] == SWEEP[0]
+        log = desk.hyperdrive()
+        for name in SWEEP:
+            assert log.count(f"Scheduling job, id='{name}'") == 1, last
+        helpers.until(lambda desk=desk: (desk.job_dir("job1") / "tracking.done").exists())
+        assert [desk.mlflow.runs[name]["status"] for name in ("job1_HD", *SWEEP)] == [
+            "FINISHED",
+            "FINISHED",
+            "KILLED",
+            "FAILED",
+            "FINISHED",
+        ], last
+        service.stop()
+
+
+def test_the_cancel_of_one_trial_is_carried_out_from_every_crash_point(
+    make_desk: Callable[[], Any], helpers: Any
+) -> None:
+    for last in range(18, 61, 3):
+        desk = make_desk()
+        desk.data()
+        power = Power(last)
+        canceled: list[str] = []
+
+        def cancel(
+            service: Any, desk: Any = desk, power: Power = power, canceled: list[str] = canceled
+        ) -> None:
+            helpers.until(
+                lambda: power.off.is_set() or all(desk.states(name)[-1:] == ["Running"] for name in SWEEP[:2])
+            )
+            canceled.append(service.cancel(desk.workspace, SWEEP[0]).state)
+            helpers.until(lambda: power.off.is_set() or desk.record(SWEEP[0]).state == "Canceled")
+            desk.finish(SWEEP[1], 0.5)
+
+        run_until_cut(desk, power, helpers.until, cancel, desk.sweep(trials=2, concurrent=2))
+        whole = not power.off.is_set()
+        service = desk.service(training_slots=2)
+        if not whole:
+            helpers.until(lambda desk=desk: desk.children() == list(SWEEP[:2]))
+            if not canceled:
+                service.cancel(desk.workspace, SWEEP[0])
+            helpers.until(lambda desk=desk: desk.record(SWEEP[0]).state == "Canceled")
+            if desk.record(SWEEP[1]).state not in ("Finalizing", "Completed"):
+                helpers.until(
+                    lambda desk=desk: (
+                        desk.running(SWEEP[1]) or desk.record(SWEEP[1]).state in ("Finalizing", "Completed")
+                    )
+                )
+                if desk.running(SWEEP[1]):
+                    desk.finish(SWEEP[1], 0.5)
+        service.wait_idle()
+        assert desk.states(SWEEP[0])[-1] == "Canceled", last
+        assert desk.record("job1").state == "Completed", last
+        assert desk.record("job1").tags["automl_best_child_run_id"] == SWEEP[1], last
+        service.stop()
+        if whole:
+            return
     raise AssertionError("no run was without a cut")
 
 

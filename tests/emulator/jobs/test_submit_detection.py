@@ -231,12 +231,14 @@ def test_what_the_trial_is_told(desk: Any, helpers: Any) -> None:
         "model_size": "extra_large",
     }
     assert spec["ignored"] == ["'modelSettings.weightedLoss'"]
-    rows = [json.loads(line) for line in (job_dir / "train_manifest.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (desk.job_dir("job1") / "train_manifest.jsonl").read_text().splitlines()
+    ]
     box = {"label": "cat", "box": [0.1, 0.2, 0.5, 0.75], "crowd": True}
     shape = {"label": "cat", "box": [0.1, 0.2, 0.6, 0.9], "crowd": False, "polygon": POLYGON["polygon"]}
     assert [row["label"] for row in rows[:4]] == [[box], [shape], [], [box]]
-    assert len((job_dir / "validation_manifest.jsonl").read_text().splitlines()) == 2
-    report = json.loads((desk.artifacts("job1_HD_0") / "outputs/data_report.json").read_text())
+    assert len((desk.job_dir("job1") / "validation_manifest.jsonl").read_text().splitlines()) == 2
+    report = json.loads((desk.artifacts("job1") / "outputs/data_report.json").read_text())
     assert report["training_data"]["left_out_count"] == 3
     assert report["training_data"]["objects"] == {"cat": 9}
     log = (desk.artifacts("job1_HD_0") / "user_logs/std_log.txt").read_text()

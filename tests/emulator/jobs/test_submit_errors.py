@@ -24,7 +24,7 @@ MODEL = {"jobInputType": "mlflow_model", "uri": "azureml:digits:1"}
 # (changes to a good body, status, target, what the message holds)
 CASES: list[tuple[dict[str, Any], int, str | None, tuple[str, ...]]] = [
     ({"jobType": "Pipeline"}, 501, None, ("Running Pipeline jobs is not there yet",)),
-    ({"jobType": "sweep"}, 501, None, ("Running Sweep jobs is not there yet",)),
+    ({"jobType": "sweep"}, 400, "objective.primaryMetric", ("objective.primary_metric is missing",)),
     ({"jobType": "AutoMl2"}, 400, "jobType", ("jobType is 'AutoMl2'", "Did you mean AutoML?")),
     ({"jobType": None}, 400, "jobType", ("jobType is ''", "Pipeline")),
     ({"jobType": 7}, 400, "jobType", ("jobType must be a text, not 7",)),
@@ -106,24 +106,18 @@ CASES: list[tuple[dict[str, Any], int, str | None, tuple[str, ...]]] = [
     ({f"{L}.maxTrials": -3}, 400, f"{L}.maxTrials", ("limits.max_trials is -3",)),
     ({f"{L}.maxTrials": True}, 400, f"{L}.maxTrials", ("limits.max_trials is True",)),
     ({f"{L}.maxTrials": 1001}, 400, f"{L}.maxTrials", ("limits.max_trials is 1001",)),
-    ({f"{L}.maxTrials": 2}, 501, f"{L}.maxTrials", ("Sweeps of AutoML jobs", "not there yet")),
     (
         {f"{L}.maxConcurrentTrials": 0},
         400,
         f"{L}.maxConcurrentTrials",
         ("limits.max_concurrent_trials is 0",),
     ),
+    ({f"{L}.maxConcurrentTrials": 101}, 400, f"{L}.maxConcurrentTrials", ("is 101", "from 1 to 100")),
     ({f"{L}.timeout": "1 hour"}, 400, f"{L}.timeout", ("limits.timeout_minutes is '1 hour'", "PT1H30M")),
     ({f"{L}.timeout": "PT0S"}, 400, f"{L}.timeout", ("limits.timeout_minutes is 'PT0S'", "60 days")),
     ({f"{L}.timeout": "P61D"}, 400, f"{L}.timeout", ("at most 60 days",)),
     ({f"{L}.timeout": 60}, 400, f"{L}.timeout", ("limits.timeout_minutes is 60",)),
     ({L: 3}, 400, L, ("limitSettings must be an object",)),
-    (
-        {f"{L}.maxTrials": 2, f"{D}.searchSpace": [{"modelName": "choice('resnet18')"}]},
-        501,
-        f"{L}.maxTrials",
-        ("Sweeps of AutoML jobs",),
-    ),
     (
         {f"{S}.modelName": "resnet81"},
         400,
