@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from amlocal.trainers import hidden
 from amlocal.trainers.metric_log import Metric
 from amlocal.trainers.progress import warn
 
@@ -93,6 +94,7 @@ def _mlflow(run_id: str) -> Send:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    hidden.hide()
     from mlflow import MlflowClient
     from mlflow.entities import Metric as MlflowMetric
 

@@ -17,8 +17,8 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
+from amlocal.trainers import hidden
 from amlocal.trainers.errors import TrainingError
 from amlocal.trainers.progress import say
 
@@ -54,9 +54,6 @@ _WHERE_INSTALLED = (
     "amlocal.trainers.charts.predictions",
     "amlocal.trainers.charts.report",
 )
-_WITHOUT = ("polars",)
-"""MLflow takes it along where it is installed, can do without, and trainers have no use for it; its import
-starts threads."""
 _QUIET = {
     # Idle OpenMP threads spin for long by default; read by OpenMP when PyTorch is imported.
     "GOMP_SPINCOUNT": "1000",
@@ -116,8 +113,7 @@ def _open_standard_streams() -> None:
 def _import(path: Path) -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    hidden: dict[str, Any] = dict.fromkeys(_WITHOUT)
-    sys.modules.update(hidden)
+    hidden.hide()
     for module in _MODULES:
         import_module(module)
     for module in _WHERE_INSTALLED:
@@ -127,8 +123,6 @@ def _import(path: Path) -> None:
 
     for reference in registry.TASKS.values():
         import_module(reference.partition(":")[0])
-    for module in hidden:
-        del sys.modules[module]
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads != 1:
         raise TrainingError(f"no warm start at {path}: the imports started {threads - 1} threads")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import secrets
 import socket
 import ssl
 from dataclasses import asdict, dataclass
@@ -99,15 +100,14 @@ def call(
 
 
 def free_ports() -> tuple[int, int]:
-    """Two neighbouring ports that nobody listens on now."""
+    """Two neighbouring ports that nobody listens on now.
+
+    Of those below the ones that systems give to connections (32768 and up on Linux): a server that is started
+    again must find its ports free, and a connection of another program may have taken them meanwhile.
+    """
     for _ in range(200):
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
+        port = 15_000 + 2 * secrets.randbelow(8_000)
+        if busy_port(port, port + 1) is None:
             return port, port + 1
     raise OSError("no two neighbouring free ports were found")
 

@@ -93,3 +93,14 @@ assert history == [(0, 0.5, 1700000000000), (1, 0.75, 1700000000001)], history
     }
     done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_mlflow_is_imported_without_what_trainers_do_not_need() -> None:
+    """A thread imports it while scikit-learn looks which packages are there."""
+    code = (
+        "import sys; from amlocal.trainers import hidden; hidden.hide(); hidden.hide(); import mlflow; "
+        "print([name in sys.modules for name in hidden.PACKAGES], "
+        "sum(type(one) is hidden._Hidden for one in sys.meta_path))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[False] 1", done.stderr
