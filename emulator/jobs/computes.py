@@ -18,6 +18,8 @@ from amlocal.emulator.store.workspace import Workspace
 SERVERLESS = "serverless"
 GPU_CLUSTER = "gpu-cluster"
 BUILT_IN = ("cpu-cluster", GPU_CLUSTER, SERVERLESS, "local")
+DEVICE = "amlocal.device"
+"""The tag that says on what a job really runs, where that is not what was asked for."""
 
 _ARM_ID = re.compile(
     r"/subscriptions/([^/]+)/resourceGroups/([^/]+)/providers/Microsoft\.MachineLearningServices"

@@ -11,6 +11,7 @@ from typing import Any
 from amlocal.compat import names
 from amlocal.emulator.http.errors import AzureError
 from amlocal.emulator.jobs import caps, records, user_log
+from amlocal.emulator.jobs.computes import DEVICE
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners import (
     automl_auto,
@@ -30,7 +31,6 @@ from amlocal.emulator.jobs.sweep_plan import NewTrial, Objective, Plan, Played
 from amlocal.emulator.jobs.tracking import METRICS
 from amlocal.emulator.store.workspace import Workspace
 
-DEVICE = "amlocal.device"
 AUTOMODE = "amlocal.automode"
 """The tag of a trial that AutoMode planned, with its reason."""
 
@@ -202,15 +202,10 @@ class AutoMLSweeper:
         return replace(found, job=job, fault=fault)
 
     def _history(self, root: JobRecord, trials: Sequence[Played]) -> list[Trial]:
-        def read(connection: Any) -> list[Trial]:
-            found = []
-            for trial in trials:
-                record = records.get(connection, root.workspace_id, trial.name)
-                sample = None if record is None else record.body.get("drawn")
-                found.append(Trial(sample or {}, trial.score))
-            return found
-
-        return self._means.store.read(read)
+        sweep = sweep_of(root.name)
+        made = self._means.store.read(lambda c: records.children(c, root.workspace_id, sweep))
+        drawn = {trial.name: trial.body.get("drawn") or {} for trial in made}
+        return [Trial(drawn.get(trial.name, {}), trial.score) for trial in trials]
 
     def _weights(self, root: JobRecord, job: ImageJob) -> dict[str, str]:
         told = automl_weights.of_model(root.tags, job.model)

@@ -39,8 +39,6 @@ from amlocal.emulator.store.workspace import Workspace
 # The program that a command is written for, as on Azure; the whole text is one argument of it.
 SHELL = ("/bin/bash", "-c")
 PLAN = "command.json"
-# The tag that says on what a job really runs, where that is not what was asked for.
-DEVICE = "amlocal.device"
 # Source: the documentation of azure-ai-ml's SweepJob.
 _SWEEP = "AZUREML_SWEEP"
 _GRACE = 10.0
@@ -169,7 +167,7 @@ class CommandLeaf:
             [
                 f"job {leaf.name} on {leaf.compute}",
                 *more,
-                *([leaf.tags[DEVICE]] if DEVICE in leaf.tags else []),
+                *([leaf.tags[computes.DEVICE]] if computes.DEVICE in leaf.tags else []),
                 *met.lines,
                 *distribution.notes(job.distribution),
                 *job_services.notes(leaf.body),
@@ -254,7 +252,7 @@ class CommandLeaf:
         limit = self._store.read(lambda c: computes.limits(c, [(workspace.id, compute)]))
         if not limit[workspace.id, compute].gpu or self._gpus:
             return {}
-        return {DEVICE: f"CPU: this host has no GPU, so {compute} runs on its processors"}
+        return {computes.DEVICE: f"CPU: this host has no GPU, so {compute} runs on its processors"}
 
     def _mpirun(self, job: CommandJob) -> str | None:
         return distribution.find_mpirun(job.variables.get("PATH") or os.environ.get("PATH") or os.defpath)

@@ -14,20 +14,21 @@ from amlocal.emulator.http.errors import AzureError
 from amlocal.emulator.jobs import command_files, environments, outputs, records, sweep_log, sweep_request
 from amlocal.emulator.jobs.command_request import CommandJob
 from amlocal.emulator.jobs.command_request import read as read_command
+from amlocal.emulator.jobs.computes import DEVICE
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners.base import JobFailure, NewRun, Patch
-from amlocal.emulator.jobs.runners.command_leaf import DEVICE, CommandLeaf
+from amlocal.emulator.jobs.runners.command_leaf import CommandLeaf
 from amlocal.emulator.jobs.runners.logged import Logged
 from amlocal.emulator.jobs.runners.sweep_metric import TrialMetrics
 from amlocal.emulator.jobs.sampling.space import SpaceError, Trial
 from amlocal.emulator.jobs.states import JobState
 from amlocal.emulator.jobs.sweep_plan import NewTrial, Plan, Played
+from amlocal.emulator.jobs.sweep_records import SCORE
 from amlocal.emulator.jobs.sweep_request import SweepJob
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.folder import DataFolder
 from amlocal.emulator.store.workspace import Workspace
 
-SCORE = "score"
 # The tag of a sweep of which no trial has logged the primary metric.
 NO_SCORE = "amlocal.score"
 _ENVIRONMENT = (environments.RESOLVED, environments.PYTHON, environments.DIFFERENCES)
