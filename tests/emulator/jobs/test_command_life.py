@@ -150,9 +150,10 @@ def test_a_killed_command_is_started_once(desk: Any) -> None:
 def test_two_at_once_beside_a_trial(desk: Any, helpers: Any) -> None:
     service = desk.service()
     service.submit(desk.workspace, "auto", desk.body())
-    for name in ("c1", "c2", "c3"):
+    for name in ("c1", "c2"):
         service.submit(desk.workspace, name, body())
     helpers.until(lambda: len(desk.engine.started) == 3)
+    service.submit(desk.workspace, "c3", body())
     assert sorted(desk.engine.started) == [("auto_HD_0", 1), ("c1", 1), ("c2", 1)]
     helpers.until(lambda: desk.record("c3").state == "Queued")
     desk.engine.end(desk.engine.jobs[desk.job_dir("c1"), 1])

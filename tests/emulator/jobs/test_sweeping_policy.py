@@ -22,6 +22,12 @@ def start(desk: Any, helpers: Any, trials: int, slots: int = 3, **more: Any) -> 
     return service
 
 
+def judged(desk: Any, helpers: Any, name: str, *values: float) -> None:
+    """Log `values` for trial `name`, and wait until the policy has seen them: later ones are compared."""
+    helpers.log_values(desk.job_dir(name), *values)
+    helpers.until(lambda: (desk.job_dir(name) / "policy.json").exists())
+
+
 def keep(score: float) -> Any:
     """What a trainer does that finds terminate.json: it keeps its best checkpoint and says so."""
 
@@ -36,7 +42,7 @@ def keep(score: float) -> Any:
 def test_bandit_ends_the_worse_trial_which_keeps_its_score(desk: Any, helpers: Any) -> None:
     desk.engine.on_cancel = keep(0.3)
     service = start(desk, helpers, 2, policy=BANDIT)
-    helpers.log_values(desk.job_dir(NAMES[0]), 0.9)
+    judged(desk, helpers, NAMES[0], 0.9)
     helpers.log_values(desk.job_dir(NAMES[1]), 0.3)
     helpers.until(lambda: desk.record(NAMES[1]).state == "Canceled")
     trial = desk.record(NAMES[1])
@@ -60,7 +66,7 @@ def test_bandit_ends_the_worse_trial_which_keeps_its_score(desk: Any, helpers: A
 def test_a_trial_that_the_policy_ended_can_be_the_best(desk: Any, helpers: Any) -> None:
     desk.engine.on_cancel = keep(0.95)
     service = start(desk, helpers, 2, policy={**BANDIT, "delayEvaluation": 2})
-    helpers.log_values(desk.job_dir(NAMES[0]), 0.5, 0.9)
+    judged(desk, helpers, NAMES[0], 0.5, 0.9)
     helpers.log_values(desk.job_dir(NAMES[1]), 0.1, 0.2)
     helpers.until(lambda: desk.record(NAMES[1]).state == "Canceled")
     desk.finish(NAMES[0], 0.9)
@@ -71,7 +77,7 @@ def test_a_trial_that_the_policy_ended_can_be_the_best(desk: Any, helpers: Any) 
 
 def test_without_a_checkpoint_it_does_not_count(desk: Any, helpers: Any) -> None:
     service = start(desk, helpers, 2, policy=BANDIT)
-    helpers.log_values(desk.job_dir(NAMES[0]), 0.9)
+    judged(desk, helpers, NAMES[0], 0.9)
     helpers.log_values(desk.job_dir(NAMES[1]), 0.3)
     helpers.until(lambda: desk.record(NAMES[1]).state == "Canceled")
     assert "score" not in desk.record(NAMES[1]).properties
@@ -84,7 +90,7 @@ def test_without_a_checkpoint_it_does_not_count(desk: Any, helpers: Any) -> None
 
 def test_no_interval_is_passed_over(desk: Any, helpers: Any) -> None:
     start(desk, helpers, 2, policy={**BANDIT, "evaluationInterval": 2})
-    helpers.log_values(desk.job_dir(NAMES[0]), 0.5, 0.9, 0.91)
+    judged(desk, helpers, NAMES[0], 0.5, 0.9, 0.91)
     # Two intervals at once, of which the policy is applied to the first, when it was behind.
     helpers.log_values(desk.job_dir(NAMES[1]), 0.5, 0.6, 0.95)
     helpers.until(lambda: desk.record(NAMES[1]).state == "Canceled")
@@ -94,7 +100,7 @@ def test_no_interval_is_passed_over(desk: Any, helpers: Any) -> None:
 
 def test_a_value_that_is_no_number_is_the_worst(desk: Any, helpers: Any) -> None:
     start(desk, helpers, 2, policy=BANDIT)
-    helpers.log_values(desk.job_dir(NAMES[0]), 0.5)
+    judged(desk, helpers, NAMES[0], 0.5)
     helpers.log_values(desk.job_dir(NAMES[1]), math.nan)
     helpers.until(lambda: desk.record(NAMES[1]).state == "Canceled")
     assert desk.record(NAMES[0]).state == "Running"
