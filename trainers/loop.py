@@ -30,7 +30,8 @@ _DIGITS = 5
 _TRAIN_LOSS = "log_loss_train"
 _NO_IMAGE = "none of the training images of this epoch can be read"
 _READ_EVERY = 50
-"""Steps between two readings of the loss. Each makes the host wait for the GPU."""
+"""Steps between two readings of the loss, and in several processes between two questions whether to end. Each
+makes the host wait for the GPU."""
 
 
 @dataclass
@@ -317,7 +318,9 @@ class Loop:
         batch: Any = None
         for number in range(total):
             heartbeat.beat("training")
-            termination.check()
+            # Several processes have to agree on it, which makes their hosts wait for the devices too.
+            if self._world.size == 1 or number % _READ_EVERY == 0:
+                termination.check()
             fresh = self._timer.waiting(lambda: next(batches, None))
             if fresh is None and (self._world.size == 1 or batch is None):
                 break

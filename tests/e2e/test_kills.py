@@ -30,7 +30,7 @@ job = automl.image_classification(
     target_column_name="label", compute="cpu-cluster", experiment_name="kills")
 job.name = name
 job.set_training_parameters(
-    model_name="resnet18", number_of_epochs=epochs, learning_rate=0.01, training_batch_size=10,
+    model_name="mobilenetv2", number_of_epochs=epochs, learning_rate=0.01, training_batch_size=10,
     training_crop_size=32, validation_resize_size=32, validation_crop_size=32, early_stopping=False,
     random_seed=3, advanced_settings='{"pretrained": false}')
 client.jobs.create_or_update(job)
