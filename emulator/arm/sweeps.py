@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from amlocal.emulator.jobs import outputs, sweep_request
+from amlocal.emulator.jobs import outputs
 from amlocal.emulator.jobs.records import JobRecord
-from amlocal.emulator.jobs.sweep_records import BEST
+from amlocal.emulator.jobs.sweeps import request as sweep_request
+from amlocal.emulator.jobs.sweeps.records import BEST
 
 
 def present(record: JobRecord) -> dict[str, Any]:

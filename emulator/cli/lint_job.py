@@ -14,10 +14,11 @@ from amlocal.compat.yaml_places import Document
 from amlocal.emulator.cli import lint_data, lint_places, lint_sdk
 from amlocal.emulator.cli.lint_findings import Finding, Severity, one_line
 from amlocal.emulator.http.errors import AzureError, not_there_yet
-from amlocal.emulator.jobs import command_request, sweep_request
+from amlocal.emulator.jobs import command_request
 from amlocal.emulator.jobs.runners import automl_parameters, automl_request
 from amlocal.emulator.jobs.runners.automl_draw import with_sample
 from amlocal.emulator.jobs.runners.automl_request import ImageJob
+from amlocal.emulator.jobs.sweeps import request as sweep_request
 
 _Job = TypeVar("_Job")
 _ROUNDS = 50

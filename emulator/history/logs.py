@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from amlocal.emulator.jobs import records
 from amlocal.emulator.jobs.records import JobRecord
-from amlocal.emulator.jobs.sweep_log import HYPERDRIVE_LOG
-from amlocal.emulator.jobs.sweep_records import MOST_TRIALS
+from amlocal.emulator.jobs.sweeps.log import HYPERDRIVE_LOG
+from amlocal.emulator.jobs.sweeps.records import MOST_TRIALS
 from amlocal.emulator.services import Services
 from amlocal.emulator.store.folder import ARTIFACT_CONTAINER
 from amlocal.emulator.store.workspace import Workspace

@@ -26,7 +26,7 @@ from amlocal.emulator.jobs.runners.base import NotYet, Runner
 from amlocal.emulator.jobs.slots import Slots, Turns
 from amlocal.emulator.jobs.states import JobState
 from amlocal.emulator.jobs.steps import Steps
-from amlocal.emulator.jobs.sweeping import Sweeps
+from amlocal.emulator.jobs.sweeps.sweeping import Sweeps
 from amlocal.emulator.jobs.tracking import Tracking
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.folder import DataFolder

@@ -18,13 +18,14 @@ from sqlalchemy import Connection
 from amlocal.emulator import crash_points
 from amlocal.emulator.http.disk import MESSAGE as DISK_FULL
 from amlocal.emulator.http.errors import AzureError
-from amlocal.emulator.jobs import command_files, records, stall, sweep_records, tree
+from amlocal.emulator.jobs import command_files, records, stall, tree
 from amlocal.emulator.jobs.engines.base import Engine, EngineError, EngineState
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners.base import Abandoned, ErrorCode, JobFailure, Patch, Runner
 from amlocal.emulator.jobs.states import JobState
-from amlocal.emulator.jobs.sweep_view import spoken
-from amlocal.emulator.jobs.sweeping import Sweeps
+from amlocal.emulator.jobs.sweeps import records as sweep_records
+from amlocal.emulator.jobs.sweeps.sweeping import Sweeps
+from amlocal.emulator.jobs.sweeps.view import spoken
 from amlocal.emulator.jobs.tracking import Tracking
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.folder import DataFolder, write_atomic

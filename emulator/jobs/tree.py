@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection
 
-from amlocal.emulator.jobs import records, sweep_records
+from amlocal.emulator.jobs import records
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners.base import NewRun, Patch
 from amlocal.emulator.jobs.slots import DEVICES
 from amlocal.emulator.jobs.states import JobState
+from amlocal.emulator.jobs.sweeps import records as sweep_records
 
 LEAVES = frozenset({"trial", "command"})
 # A command job is its own leaf: before its slot it has to be prepared.

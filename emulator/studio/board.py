@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from amlocal.emulator.history import logs
-from amlocal.emulator.jobs import leaderboard
-from amlocal.emulator.jobs.leaderboard import CSV, Row
 from amlocal.emulator.jobs.records import JobRecord
-from amlocal.emulator.jobs.sweep_end import PICTURES
-from amlocal.emulator.jobs.sweep_records import MOST_TRIALS
+from amlocal.emulator.jobs.sweeps import leaderboard
+from amlocal.emulator.jobs.sweeps.end import PICTURES
+from amlocal.emulator.jobs.sweeps.leaderboard import CSV, Row
+from amlocal.emulator.jobs.sweeps.records import MOST_TRIALS
 from amlocal.emulator.services import Services
 from amlocal.emulator.store.workspace import Workspace
 

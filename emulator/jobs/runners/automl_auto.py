@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from amlocal.compat import hub_look, names, weights
 from amlocal.emulator.http.errors import AzureError
-from amlocal.emulator.jobs import automode_facts, sweep_log
-from amlocal.emulator.jobs.automode_facts import MODEL, Facts, Start
+from amlocal.emulator.jobs.automode import facts as automode_facts
+from amlocal.emulator.jobs.automode.facts import MODEL, Facts, Start
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners import automl_draw
 from amlocal.emulator.jobs.runners.automl_checkpoint import PINNED
@@ -22,13 +22,14 @@ from amlocal.emulator.jobs.runners.automl_means import Means
 from amlocal.emulator.jobs.runners.automl_records import sweep_of
 from amlocal.emulator.jobs.runners.automl_request import ImageJob
 from amlocal.emulator.jobs.runners.base import JobFailure
-from amlocal.emulator.jobs.sweep_plan import Played
+from amlocal.emulator.jobs.sweeps import log as sweep_log
+from amlocal.emulator.jobs.sweeps.plan import Played
 from amlocal.emulator.jobs.termination.policies import Policy
 from amlocal.emulator.store.folder import write_atomic
 from amlocal.emulator.store.workspace import Workspace
 
 if TYPE_CHECKING:
-    from amlocal.emulator.jobs.automode_plan import AutoPlan, Choice
+    from amlocal.emulator.jobs.automode.plan import AutoPlan, Choice
 
 PLAN = "automode.json"
 ARTIFACT = Path("outputs") / "automode.json"
@@ -36,7 +37,7 @@ ARTIFACT = Path("outputs") / "automode.json"
 
 def prepare(means: Means, workspace: Workspace, root: JobRecord, job: ImageJob, data: Checked) -> None:
     """Make the plan, and tell it: among the job's artifacts and in the sweep's log. Raises JobFailure."""
-    from amlocal.emulator.jobs import automode
+    from amlocal.emulator.jobs.automode import procedure as automode
 
     chosen = job.parameters.get("random_seed")
     seed = automl_draw.seed(root.name) if chosen is None else int(chosen)
@@ -139,7 +140,7 @@ def choose(
     means: Means, workspace: Workspace, root: JobRecord, trials: Sequence[Played], index: int
 ) -> Choice | None:
     """The trial number `index`; None: there is no time for more, and the log says so. Raises JobFailure."""
-    from amlocal.emulator.jobs import automode
+    from amlocal.emulator.jobs.automode import procedure as automode
 
     made = _plan(means, root)
     choice = automode.next_sample(made, trials, index)
@@ -164,7 +165,7 @@ def _log(means: Means, workspace: Workspace, root: JobRecord) -> Path:
 
 
 def _plan(means: Means, root: JobRecord) -> AutoPlan:
-    from amlocal.emulator.jobs.automode_plan import AutoPlan
+    from amlocal.emulator.jobs.automode.plan import AutoPlan
 
     path = means.folder.job(root.workspace_id, root.name) / PLAN
     try:

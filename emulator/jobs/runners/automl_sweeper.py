@@ -1,4 +1,4 @@
-"""The trials of an AutoML image job, from their draw to what they leave; see `sweep_plan.Sweeper`."""
+"""The trials of an AutoML image job, from their draw to what they leave; see `sweeps.plan.Sweeper`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from amlocal.emulator.jobs.runners.automl_records import sweep_of, trial_of
 from amlocal.emulator.jobs.runners.automl_request import ImageJob
 from amlocal.emulator.jobs.runners.base import JobFailure, NewRun, Patch
 from amlocal.emulator.jobs.sampling.space import Trial
-from amlocal.emulator.jobs.sweep_plan import NewTrial, Objective, Plan, Played
+from amlocal.emulator.jobs.sweeps.plan import NewTrial, Objective, Plan, Played
 from amlocal.emulator.jobs.tracking import METRICS
 from amlocal.emulator.store.workspace import Workspace
 

@@ -11,7 +11,7 @@ from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.store.workspace import Workspace
 
 if TYPE_CHECKING:
-    from amlocal.emulator.jobs.sweep_plan import Sweeper
+    from amlocal.emulator.jobs.sweeps.plan import Sweeper
 
 ErrorCode = Literal["UserError", "SystemError"]
 

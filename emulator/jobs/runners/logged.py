@@ -6,7 +6,7 @@ from pathlib import Path
 
 from amlocal.emulator.jobs import user_log
 from amlocal.emulator.jobs.records import JobRecord
-from amlocal.emulator.jobs.sweep_plan import Sweeper
+from amlocal.emulator.jobs.sweeps.plan import Sweeper
 from amlocal.emulator.store.folder import DataFolder
 from amlocal.emulator.store.workspace import Workspace
 

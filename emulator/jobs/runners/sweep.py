@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from amlocal.emulator.http.errors import AzureError
-from amlocal.emulator.jobs import (
-    command_files,
-    environments,
-    outputs,
-    records,
-    sweep_records,
-    sweep_request,
-    tree,
-)
+from amlocal.emulator.jobs import command_files, environments, outputs, records, tree
 from amlocal.emulator.jobs.engines.base import EngineJob
 from amlocal.emulator.jobs.environments import JobEnvironments
 from amlocal.emulator.jobs.records import JobRecord
@@ -27,7 +19,9 @@ from amlocal.emulator.jobs.runners.logged import Logged
 from amlocal.emulator.jobs.runners.sweep_metric import TrialMetrics
 from amlocal.emulator.jobs.runners.sweep_trials import NO_SCORE, CommandSweeper, trial_job, trial_of
 from amlocal.emulator.jobs.states import JobState
-from amlocal.emulator.jobs.sweeping import CLOSED
+from amlocal.emulator.jobs.sweeps import records as sweep_records
+from amlocal.emulator.jobs.sweeps import request as sweep_request
+from amlocal.emulator.jobs.sweeps.sweeping import CLOSED
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.folder import DataFolder, write_atomic
 from amlocal.emulator.store.workspace import Workspace

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from amlocal.emulator.http.errors import AzureError
-from amlocal.emulator.jobs import command_files, environments, outputs, records, sweep_log, sweep_request
+from amlocal.emulator.jobs import command_files, environments, outputs, records
 from amlocal.emulator.jobs.command_request import CommandJob
 from amlocal.emulator.jobs.command_request import read as read_command
 from amlocal.emulator.jobs.computes import DEVICE
@@ -22,9 +22,11 @@ from amlocal.emulator.jobs.runners.logged import Logged
 from amlocal.emulator.jobs.runners.sweep_metric import TrialMetrics
 from amlocal.emulator.jobs.sampling.space import SpaceError, Trial
 from amlocal.emulator.jobs.states import JobState
-from amlocal.emulator.jobs.sweep_plan import NewTrial, Plan, Played
-from amlocal.emulator.jobs.sweep_records import SCORE
-from amlocal.emulator.jobs.sweep_request import SweepJob
+from amlocal.emulator.jobs.sweeps import log as sweep_log
+from amlocal.emulator.jobs.sweeps import request as sweep_request
+from amlocal.emulator.jobs.sweeps.plan import NewTrial, Plan, Played
+from amlocal.emulator.jobs.sweeps.records import SCORE
+from amlocal.emulator.jobs.sweeps.request import SweepJob
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.folder import DataFolder
 from amlocal.emulator.store.workspace import Workspace
@@ -36,7 +38,7 @@ _SHOWN = 10
 
 
 class CommandSweeper(Logged):
-    """See `sweep_plan.Sweeper`.
+    """See `sweeps.plan.Sweeper`.
 
     A trial counts with the best value of the primary metric that it has logged, at whatever step. One that
     ends well without having logged it is Completed and has no score. A sweep of which no trial has one is

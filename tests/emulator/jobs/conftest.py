@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from amlocal.emulator.jobs import records, sweep_end
+from amlocal.emulator.jobs import records
 from amlocal.emulator.jobs.engines.base import (
     Capacity,
     EngineError,
@@ -26,6 +26,7 @@ from amlocal.emulator.jobs.engines.base import (
 from amlocal.emulator.jobs.inputs import Resolver
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.service import JobService
+from amlocal.emulator.jobs.sweeps import end as sweep_end
 from amlocal.emulator.settings import Settings
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.folder import DataFolder

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from amlocal.compat import extras, names
-from amlocal.emulator.jobs import automode_cost as cost
-from amlocal.emulator.jobs import automode_facts
-from amlocal.emulator.jobs.automode_facts import Facts, key_of, sides, starts
+from amlocal.emulator.jobs.automode import cost
+from amlocal.emulator.jobs.automode import facts as automode_facts
+from amlocal.emulator.jobs.automode.facts import Facts, key_of, sides, starts
 
 TASK = "image-classification"
 FACTS = Facts(

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from amlocal.compat import names
-from amlocal.emulator.jobs import automode_cost as cost
-from amlocal.emulator.jobs import automode_policy
-from amlocal.emulator.jobs.automode_facts import Facts, Start
-from amlocal.emulator.jobs.automode_models import candidates
-from amlocal.emulator.jobs.automode_plan import AutoPlan, span
-from amlocal.emulator.jobs.automode_planner import plan
+from amlocal.emulator.jobs.automode import cost
+from amlocal.emulator.jobs.automode import policy as automode_policy
+from amlocal.emulator.jobs.automode.facts import Facts, Start
+from amlocal.emulator.jobs.automode.models import candidates
+from amlocal.emulator.jobs.automode.plan import AutoPlan, span
+from amlocal.emulator.jobs.automode.planner import plan
 from amlocal.emulator.jobs.termination.policies import described
 from amlocal.emulator.jobs.termination.progress import Progress
 

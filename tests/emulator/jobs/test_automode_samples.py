@@ -13,12 +13,12 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as some
 
 from amlocal.compat import names
-from amlocal.emulator.jobs import automode
-from amlocal.emulator.jobs import automode_cost as cost
-from amlocal.emulator.jobs.automode import AutoPlan, Choice, Facts
+from amlocal.emulator.jobs.automode import cost
+from amlocal.emulator.jobs.automode import procedure as automode
+from amlocal.emulator.jobs.automode.procedure import AutoPlan, Choice, Facts
 from amlocal.emulator.jobs.sampling.space import Sample
 from amlocal.emulator.jobs.states import JobState
-from amlocal.emulator.jobs.sweep_plan import Played
+from amlocal.emulator.jobs.sweeps.plan import Played
 
 DAY = 86400.0
 CROP = {"training_crop_size": 64, "validation_crop_size": 64, "validation_resize_size": 64}

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from amlocal.emulator.jobs import best_child, leaderboard, sweep_end
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.states import JobState
-from amlocal.emulator.jobs.sweep_plan import Objective, Plan, Played
+from amlocal.emulator.jobs.sweeps import best_child, leaderboard
+from amlocal.emulator.jobs.sweeps import end as sweep_end
+from amlocal.emulator.jobs.sweeps.plan import Objective, Plan, Played
 from amlocal.emulator.store.folder import DataFolder
 from amlocal.emulator.store.workspace import Workspace
 

@@ -14,11 +14,12 @@ import pytest
 
 from amlocal.emulator.arm import documents
 from amlocal.emulator.http.errors import AzureError
-from amlocal.emulator.jobs import queue, sweep_request
+from amlocal.emulator.jobs import queue
 from amlocal.emulator.jobs.runners import sweep_metric
 from amlocal.emulator.jobs.runners.base import JobFailure
 from amlocal.emulator.jobs.states import JobState
-from amlocal.emulator.jobs.sweep_plan import Played
+from amlocal.emulator.jobs.sweeps import request as sweep_request
+from amlocal.emulator.jobs.sweeps.plan import Played
 
 
 def body(*values: Any, **changes: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from amlocal.emulator.jobs import sweep_log
+from amlocal.emulator.jobs.sweeps import log as sweep_log
 
 RECORD = re.compile(
     r"<START>\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\]\[(\w+)\]\[(INFO|WARNING|ERROR)\](.*)<END>"

@@ -10,9 +10,9 @@ import pytest
 
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.states import JobState
-from amlocal.emulator.jobs.sweep_plan import Objective, Played
-from amlocal.emulator.jobs.sweep_progress import Progresses
-from amlocal.emulator.jobs.sweep_view import best_of
+from amlocal.emulator.jobs.sweeps.plan import Objective, Played
+from amlocal.emulator.jobs.sweeps.progress import Progresses
+from amlocal.emulator.jobs.sweeps.view import best_of
 from amlocal.emulator.jobs.termination.bandit import Bandit
 from amlocal.emulator.jobs.termination.progress import Schedule
 from amlocal.emulator.store.folder import DataFolder

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from amlocal.emulator.jobs import sweep_records
 from amlocal.emulator.jobs.runners.base import NewRun
 from amlocal.emulator.jobs.states import JobState
-from amlocal.emulator.jobs.sweep_plan import NewTrial, Objective, Plan, Played
+from amlocal.emulator.jobs.sweeps import records as sweep_records
+from amlocal.emulator.jobs.sweeps.plan import NewTrial, Objective, Plan, Played
 from amlocal.emulator.jobs.termination.bandit import Bandit
 from amlocal.emulator.jobs.termination.progress import Schedule
 

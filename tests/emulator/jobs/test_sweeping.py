@@ -264,7 +264,7 @@ def test_a_controller_that_always_raises_fails_the_job_and_stops_its_trials(
 def test_a_leaderboard_that_cannot_be_made_is_said_and_fails_nothing(
     desk: Any, helpers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from amlocal.emulator.jobs import sweep_end
+    from amlocal.emulator.jobs.sweeps import end as sweep_end
 
     def full(*arguments: Any) -> None:
         raise ValueError("no picture today")
@@ -330,7 +330,7 @@ def test_a_stop_while_trials_are_made_is_gone_on_from(
 def test_more_trials_than_are_made_in_one_step(
     desk: Any, helpers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from amlocal.emulator.jobs import sweeping
+    from amlocal.emulator.jobs.sweeps import sweeping
 
     monkeypatch.setattr(sweeping, "_BATCH", 2)
     service = desk.service()

@@ -164,7 +164,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import time
 
-        from amlocal.emulator.jobs import sweep_view
+        from amlocal.emulator.jobs.sweeps import view as sweep_view
 
         self.ahead = 0.0
         monkeypatch.setattr(sweep_view, "time", SimpleNamespace(time=lambda: time.time() + self.ahead))

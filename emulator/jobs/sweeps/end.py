@@ -14,11 +14,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from amlocal.emulator.jobs import best_child, leaderboard
-from amlocal.emulator.jobs.leaderboard import Row
 from amlocal.emulator.jobs.records import JobRecord
-from amlocal.emulator.jobs.sweep_plan import Plan, Played
-from amlocal.emulator.jobs.sweep_records import TABLE
+from amlocal.emulator.jobs.sweeps import best_child, leaderboard
+from amlocal.emulator.jobs.sweeps.leaderboard import Row
+from amlocal.emulator.jobs.sweeps.plan import Plan, Played
+from amlocal.emulator.jobs.sweeps.records import TABLE
 from amlocal.emulator.jobs.tracking import METRICS
 from amlocal.emulator.processes import clean_environment
 from amlocal.emulator.store.folder import DataFolder, write_atomic

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from amlocal.compat import names
-from amlocal.emulator.jobs import automode_cost as cost
-from amlocal.emulator.jobs import automode_recipes as recipes
-from amlocal.emulator.jobs.automode_facts import MODEL, SIZE, Facts, Start, key_of
+from amlocal.emulator.jobs.automode import cost, recipes
+from amlocal.emulator.jobs.automode.facts import MODEL, SIZE, Facts, Start, key_of
 
 _FAMILY = 0.75
 """What each model of the same family that was taken before takes off."""

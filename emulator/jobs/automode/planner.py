@@ -1,7 +1,7 @@
 """Makes AutoMode's plan: which models are tried first, in which order, with which parameters, and why.
 
 The default model comes first, as a job of one trial would train it. About two fifths of the other trials go
-to other models, spread over families; the rest varies what worked (automode_refine). The time limit is shared
+to other models, spread over families; the rest varies what worked (`refine`). The time limit is shared
 out: every trial but the first gets an equal share, a model that needs more is left out, and where the shares
 would be too small for any model there are fewer trials.
 """
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from amlocal.compat import names
-from amlocal.emulator.jobs import automode_cost as cost
-from amlocal.emulator.jobs import automode_models as models
-from amlocal.emulator.jobs import automode_policy, automode_recipes
-from amlocal.emulator.jobs.automode_facts import MODEL, Facts, key_of
-from amlocal.emulator.jobs.automode_models import Candidate
-from amlocal.emulator.jobs.automode_plan import AutoPlan, Choice, LeftOut, span
-from amlocal.emulator.jobs.automode_policy import KeepingBandit
+from amlocal.emulator.jobs.automode import cost, models
+from amlocal.emulator.jobs.automode import policy as automode_policy
+from amlocal.emulator.jobs.automode import recipes as automode_recipes
+from amlocal.emulator.jobs.automode.facts import MODEL, Facts, key_of
+from amlocal.emulator.jobs.automode.models import Candidate
+from amlocal.emulator.jobs.automode.plan import AutoPlan, Choice, LeftOut, span
+from amlocal.emulator.jobs.automode.policy import KeepingBandit
 from amlocal.emulator.jobs.sampling.space import Sample
 
 USED = 0.95

@@ -13,7 +13,7 @@ from typing import Any
 
 from amlocal.compat import names
 from amlocal.compat.names import Model
-from amlocal.emulator.jobs.automode_facts import MODEL, SIZE, Facts, Start
+from amlocal.emulator.jobs.automode.facts import MODEL, SIZE, Facts, Start
 
 CROPS = ("training_crop_size", "validation_crop_size", "validation_resize_size")
 EPOCHS, BATCH, RATE = "number_of_epochs", "training_batch_size", "learning_rate"

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from amlocal.emulator.jobs.records import JobRecord
-from amlocal.emulator.jobs.sweep_log import brief
-from amlocal.emulator.jobs.sweep_records import SAMPLE, SCORE
+from amlocal.emulator.jobs.sweeps.log import brief
+from amlocal.emulator.jobs.sweeps.records import SAMPLE, SCORE
 
 CSV = Path("outputs") / "leaderboard.csv"
 RESULT = "result.json"

@@ -1,4 +1,4 @@
-"""AutoMode's plan: what it says, how it is written down and read back. automode_planner makes it."""
+"""AutoMode's plan: what it says, how it is written down and read back. `planner` makes it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from amlocal.emulator.jobs import automode_policy
-from amlocal.emulator.jobs.automode_facts import MODEL, Facts
-from amlocal.emulator.jobs.automode_policy import KeepingBandit
+from amlocal.emulator.jobs.automode import policy as automode_policy
+from amlocal.emulator.jobs.automode.facts import MODEL, Facts
+from amlocal.emulator.jobs.automode.policy import KeepingBandit
 from amlocal.emulator.jobs.sampling.space import Sample
 from amlocal.emulator.jobs.termination.policies import described
 

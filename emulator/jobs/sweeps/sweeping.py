@@ -14,21 +14,18 @@ from functools import partial
 from pathlib import Path
 
 from amlocal.emulator import crash_points
-from amlocal.emulator.jobs import (
-    leaderboard,
-    records,
-    sweep_end,
-    sweep_log,
-    sweep_records,
-    sweep_view,
-    tree,
-)
+from amlocal.emulator.jobs import records, tree
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners.base import JobFailure, Patch, Runner
 from amlocal.emulator.jobs.states import JobState
-from amlocal.emulator.jobs.sweep_plan import NewTrial, Plan, Played, Sweeper
-from amlocal.emulator.jobs.sweep_progress import Progresses
-from amlocal.emulator.jobs.sweep_view import View, best_of, is_over, left, merged, spoken
+from amlocal.emulator.jobs.sweeps import end as sweep_end
+from amlocal.emulator.jobs.sweeps import leaderboard
+from amlocal.emulator.jobs.sweeps import log as sweep_log
+from amlocal.emulator.jobs.sweeps import records as sweep_records
+from amlocal.emulator.jobs.sweeps import view as sweep_view
+from amlocal.emulator.jobs.sweeps.plan import NewTrial, Plan, Played, Sweeper
+from amlocal.emulator.jobs.sweeps.progress import Progresses
+from amlocal.emulator.jobs.sweeps.view import View, best_of, is_over, left, merged, spoken
 from amlocal.emulator.jobs.tracking import Tracking
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.folder import DataFolder

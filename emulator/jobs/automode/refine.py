@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from amlocal.compat import names
-from amlocal.emulator.jobs import automode_cost as cost
-from amlocal.emulator.jobs import automode_moves as moving
-from amlocal.emulator.jobs.automode_facts import MODEL, Facts, key_of
-from amlocal.emulator.jobs.automode_moves import Move
-from amlocal.emulator.jobs.automode_recipes import EPOCHS, RATE, with_epochs
+from amlocal.emulator.jobs.automode import cost
+from amlocal.emulator.jobs.automode import moves as moving
+from amlocal.emulator.jobs.automode.facts import MODEL, Facts, key_of
+from amlocal.emulator.jobs.automode.moves import Move
+from amlocal.emulator.jobs.automode.recipes import EPOCHS, RATE, with_epochs
 from amlocal.emulator.jobs.sampling import walk
 from amlocal.emulator.jobs.sampling.space import Sample
 from amlocal.emulator.jobs.states import JobState
-from amlocal.emulator.jobs.sweep_plan import Played
+from amlocal.emulator.jobs.sweeps.plan import Played
 
 _NEAR = 0.9
 """The second best model is varied, too, while it scores at least this share of the best."""

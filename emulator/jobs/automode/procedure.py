@@ -2,7 +2,7 @@
 
 Our own procedure; Azure's is not public. `plan` is made once, before the first trial, and logged; then
 `next_sample` gives one trial after the other, from the plan and from what the trials before it reached. Both
-are pure: the same arguments give the same answer. Times are predicted (automode_cost) and corrected by what
+are pure: the same arguments give the same answer. Times are predicted (`cost`) and corrected by what
 the trials took; they change a trial only where the time limit is near.
 """
 
@@ -13,22 +13,20 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from amlocal.emulator.jobs import automode_cost as cost
-from amlocal.emulator.jobs import automode_moves as moving
-from amlocal.emulator.jobs import automode_recipes as recipes
-from amlocal.emulator.jobs import automode_refine
-from amlocal.emulator.jobs.automode_facts import Facts as Facts
-from amlocal.emulator.jobs.automode_facts import sides as sides
-from amlocal.emulator.jobs.automode_facts import starts as starts
-from amlocal.emulator.jobs.automode_plan import AutoPlan as AutoPlan
-from amlocal.emulator.jobs.automode_plan import Choice as Choice
-from amlocal.emulator.jobs.automode_plan import LeftOut as LeftOut
-from amlocal.emulator.jobs.automode_plan import span
-from amlocal.emulator.jobs.automode_planner import LEAST
-from amlocal.emulator.jobs.automode_planner import plan as plan
+from amlocal.emulator.jobs.automode import cost, recipes, refine
+from amlocal.emulator.jobs.automode import moves as moving
+from amlocal.emulator.jobs.automode.facts import Facts as Facts
+from amlocal.emulator.jobs.automode.facts import sides as sides
+from amlocal.emulator.jobs.automode.facts import starts as starts
+from amlocal.emulator.jobs.automode.plan import AutoPlan as AutoPlan
+from amlocal.emulator.jobs.automode.plan import Choice as Choice
+from amlocal.emulator.jobs.automode.plan import LeftOut as LeftOut
+from amlocal.emulator.jobs.automode.plan import span
+from amlocal.emulator.jobs.automode.planner import LEAST
+from amlocal.emulator.jobs.automode.planner import plan as plan
 from amlocal.emulator.jobs.sampling.space import Sample
 from amlocal.emulator.jobs.states import JobState
-from amlocal.emulator.jobs.sweep_plan import Played
+from amlocal.emulator.jobs.sweeps.plan import Played
 
 _LAST = 0.95
 """Share of the time limit until which a trial may be expected to end."""
@@ -53,7 +51,7 @@ def next_sample(plan: AutoPlan, trials: Sequence[Played], index: int) -> Choice 
         for choice, planned in _wanted(plan, trials, index):
             fitted = _fitted(plan, choice, _correction(facts, taken, choice.sample), limit)
             # With fewer epochs, more of them can turn out to be what was tried before.
-            if fitted is not None and (planned or automode_refine.is_new(facts, fitted.sample, trials)):
+            if fitted is not None and (planned or refine.is_new(facts, fitted.sample, trials)):
                 return fitted
     return None
 
@@ -98,7 +96,7 @@ def _late_default(
     choice = plan.default
     if plan.default_first or choice is None or not taken:
         return None
-    if not automode_refine.is_new(plan.facts, choice.sample, trials):
+    if not refine.is_new(plan.facts, choice.sample, trials):
         return None
     seconds = choice.seconds * _correction(plan.facts, taken, choice.sample)
     if seconds > time_left(plan, trials):
@@ -114,7 +112,7 @@ def _wanted(plan: AutoPlan, trials: Sequence[Played], index: int) -> Iterator[tu
     for choice in plan.first[1:]:
         if _network(facts, choice.sample) not in seen:
             yield choice, True
-    for varied in automode_refine.variations(facts, plan.seed, trials, index, len(plan.first)):
+    for varied in refine.variations(facts, plan.seed, trials, index, len(plan.first)):
         values = cost.whole(facts, varied.sample)
         seconds = cost.seconds(facts, varied.sample)
         yield Choice(varied.sample, varied.reason, seconds, int(values[recipes.EPOCHS])), False

@@ -14,7 +14,7 @@ from typing import Any
 
 from amlocal.compat import names
 from amlocal.compat.names import Model
-from amlocal.emulator.jobs.automode_facts import MODEL, SIZE, Facts
+from amlocal.emulator.jobs.automode.facts import MODEL, SIZE, Facts
 
 _PASSES = 3.0
 """A training step costs three times a forward pass: forward, gradients of values, gradients of weights."""

@@ -20,7 +20,7 @@ from amlocal.emulator.jobs.fields import shown
 from amlocal.emulator.jobs.sampling import command_form, samplers
 from amlocal.emulator.jobs.sampling.samplers import Sampling
 from amlocal.emulator.jobs.sampling.space import Choice, Sample, Space, SpaceError, Trial
-from amlocal.emulator.jobs.sweep_plan import Objective
+from amlocal.emulator.jobs.sweeps.plan import Objective
 from amlocal.emulator.jobs.termination import policies
 from amlocal.emulator.jobs.termination.policies import Policy, PolicyError
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from amlocal.emulator.jobs.runners.base import Patch
-from amlocal.emulator.jobs.sweep_plan import NewTrial, Plan, Played
+from amlocal.emulator.jobs.sweeps.plan import NewTrial, Plan, Played
 from amlocal.emulator.jobs.termination.policies import described
 
 BEST = "best_child_run_id"

@@ -11,10 +11,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from amlocal.emulator.jobs import leaderboard, records, sweep_records
+from amlocal.emulator.jobs import records
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners.base import Patch
-from amlocal.emulator.jobs.sweep_plan import Objective, Plan, Played
+from amlocal.emulator.jobs.sweeps import leaderboard
+from amlocal.emulator.jobs.sweeps import records as sweep_records
+from amlocal.emulator.jobs.sweeps.plan import Objective, Plan, Played
 from amlocal.emulator.store.workspace import Workspace, by_id
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from amlocal.compat import names
 from amlocal.compat.names import Model
-from amlocal.emulator.jobs import automode_recipes as recipes
-from amlocal.emulator.jobs.automode_facts import MODEL, Facts, Start
-from amlocal.emulator.jobs.automode_recipes import BATCH, CROPS, EPOCHS, RATE
+from amlocal.emulator.jobs.automode import recipes
+from amlocal.emulator.jobs.automode.facts import MODEL, Facts, Start
+from amlocal.emulator.jobs.automode.recipes import BATCH, CROPS, EPOCHS, RATE
 
 LADDER = (64, 96, 128, 160, 192, 224, 256, 288, 320, 384, 448, 512, 640, 800, 1024, 1280)
 _FACTOR = 3.0

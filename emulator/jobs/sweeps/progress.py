@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.states import JobState
-from amlocal.emulator.jobs.sweep_plan import Objective, Sweeper
+from amlocal.emulator.jobs.sweeps.plan import Objective, Sweeper
 from amlocal.emulator.jobs.termination.policies import Policy
 from amlocal.emulator.jobs.termination.progress import Progress
 from amlocal.emulator.jobs.tracking import METRICS

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from amlocal.emulator.jobs import leaderboard
 from amlocal.emulator.jobs.records import JobRecord
+from amlocal.emulator.jobs.sweeps import leaderboard
 
 COLUMNS = ("metric_name", "timestamp", "run_id", "metric_value", "final")
 
