@@ -40,11 +40,22 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """What works and gives other values than in Azure, as texts: `why` says the reason."""
+
+    what: str
+    azure: str
+    here: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Parity:
-    """All claims, and the version of azure-ai-ml whose operations they name."""
+    """All claims, the version of azure-ai-ml whose operations they name, and the differences."""
 
     version: str
     claims: tuple[Claim, ...]
+    differences: tuple[Difference, ...] = ()
 
     def of(self, client: str) -> tuple[Claim, ...]:
         """The claims of one client."""
@@ -63,9 +74,20 @@ class Parity:
 
 
 def load(path: Path = FILE) -> Parity:
-    """Read the claims. Raises ValueError naming the claim that is not well formed."""
+    """Read the claims. Raises ValueError naming the claim or difference that is not well formed."""
     document = tomllib.loads(path.read_text(encoding="utf-8"))
-    return Parity(str(document["version"]), tuple(_claim(entry) for entry in document["claim"]))
+    return Parity(
+        str(document["version"]),
+        tuple(_claim(entry) for entry in document["claim"]),
+        tuple(_difference(entry) for entry in document.get("difference", [])),
+    )
+
+
+def _difference(entry: dict[str, Any]) -> Difference:
+    wanted = {field.name for field in fields(Difference)}
+    if set(entry) != wanted or not all(isinstance(text, str) and text for text in entry.values()):
+        raise ValueError(f"{entry.get('what', '?')}: a difference has the texts {', '.join(sorted(wanted))}")
+    return Difference(**entry)
 
 
 def _claim(entry: dict[str, Any]) -> Claim:
@@ -129,6 +151,13 @@ def render(parity: Parity) -> str:
         ]
         lines += [f"| `{claim.operation}` | {claim.state} | {_how(claim)} |" for claim in claims]
         lines.append("")
+    return "\n".join(lines)
+
+
+def differences(parity: Parity) -> str:
+    """The differences as a table in Markdown."""
+    lines = ["| What | In Azure | Here | Why |", "|---|---|---|---|"]
+    lines += [f"| {one.what} | {one.azure} | {one.here} | {one.why} |" for one in parity.differences]
     return "\n".join(lines)
 
 

@@ -16,6 +16,10 @@ _TITLE = """# What works
 
 Made from `compat/parity.toml` and from the resources' declarations by `make parity`: do not edit.
 """
+_DIFFERENCES = """## Differences
+
+What works, and gives other values than in Azure.
+"""
 _RESOURCES = """## Resources
 
 Below a workspace in Resource Manager. Every one has lists in pages, filters by tags and properties, etags
@@ -42,8 +46,10 @@ def routes(resources: Sequence[Resource]) -> str:
 
 
 def page(claims: parity.Parity, resources: Sequence[Resource]) -> str:
-    """The whole page: the operations of the clients, then the resources."""
-    return "\n".join([_TITLE, "## Operations\n", parity.render(claims), _RESOURCES, routes(resources), ""])
+    """The whole page: the operations of the clients, the differences, then the resources."""
+    operations = ["## Operations\n", parity.render(claims)]
+    differences = [_DIFFERENCES, parity.differences(claims), ""]
+    return "\n".join([_TITLE, *operations, *differences, _RESOURCES, routes(resources), ""])
 
 
 def main(arguments: Sequence[str]) -> int:

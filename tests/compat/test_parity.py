@@ -223,3 +223,20 @@ def test_a_claim_that_is_not_well_formed(tmp_path: Path, text: str, wanted: str)
     (tmp_path / "parity.toml").write_text(f'version = "1"\n[[claim]]\noperation = "models.get"\n{text}\n')
     with pytest.raises(ValueError, match=wanted):
         parity.load(tmp_path / "parity.toml")
+
+
+def test_every_difference_is_on_the_page_with_its_reason() -> None:
+    page = PAGE.read_text()
+    assert len({one.what for one in PARITY.differences}) == len(PARITY.differences) > 0
+    for one in PARITY.differences:
+        assert f"| {one.what} | {one.azure} | {one.here} | {one.why} |" in page
+
+
+@pytest.mark.parametrize(
+    "text", ['what = "w"\nazure = "a"\nhere = "h"', 'what = "w"\nazure = ""\nhere = "h"\nwhy = "y"']
+)
+def test_a_difference_without_all_its_texts(tmp_path: Path, text: str) -> None:
+    claim = '[[claim]]\noperation = "models.get"\nstate = "not there yet"\n'
+    (tmp_path / "parity.toml").write_text(f'version = "1"\n{claim}[[difference]]\n{text}\n')
+    with pytest.raises(ValueError, match="w: a difference has the texts azure, here, what, why"):
+        parity.load(tmp_path / "parity.toml")
