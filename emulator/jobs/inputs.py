@@ -28,6 +28,7 @@ from amlocal.compat.azureml_uri import (
 from amlocal.emulator.arm import documents
 from amlocal.emulator.http.errors import AzureError
 from amlocal.emulator.jobs.fields import shown
+from amlocal.emulator.jobs.sweeps import records as sweep_records
 from amlocal.emulator.storage.mounts import Mounts
 from amlocal.emulator.store.database import Store
 from amlocal.emulator.store.folder import ARTIFACT_CONTAINER, DataFolder
@@ -198,7 +199,7 @@ class _Bound:
         own = self._workspace
         found = self._store.read(
             lambda c: c.execute(
-                select(jobs.c.name, jobs.c.body).where(
+                select(jobs.c.kind, jobs.c.body, jobs.c.properties).where(
                     jobs.c.workspace_id == own.id, jobs.c.name == parsed.job
                 )
             ).one_or_none()
@@ -208,12 +209,25 @@ class _Bound:
         if parsed.output not in ("artifacts", "default"):
             output = (json.loads(found.body).get("outputs") or {}).get(parsed.output)
             if isinstance(output, dict):
-                return self._named_output(parsed.job, parsed.output, output)
+                writer = parsed.job
+                if found.kind == "sweep":
+                    writer = self._best_trial(json.loads(found.properties), parsed.job, uri)
+                return self._named_output(writer, parsed.output, output)
             raise InputError(
                 f"{shown(uri)}: the job {parsed.job!r} has no output {parsed.output!r}; "
                 f"its files are at azureml://jobs/{parsed.job}/outputs/artifacts/paths/..."
             )
         return self._folder.artifacts(own.account, parsed.job)
+
+    def _best_trial(self, properties: Mapping[str, str], sweep: str, uri: str) -> str:
+        """Whose outputs are those of a sweep."""
+        best = properties.get(sweep_records.BEST)
+        if best is None:
+            raise InputError(
+                f"{shown(uri)}: the outputs of the sweep {sweep!r} are those of its best trial, and it has "
+                "none yet. Wait for its end, or name a trial."
+            )
+        return best
 
     def _named_output(self, job: str, name: str, output: dict[str, Any]) -> Path:
         """Where a command job writes one of its outputs."""

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from job_desk import ended
 from raw_client import RawClient
-from sweep_desk import code, samples, sweep, trials
+from sweep_desk import code, log_of, samples, sweep, trials
 
 
 def test_a_seed_draws_the_same_again_and_the_entity_is_read_back(
@@ -182,7 +183,21 @@ def test_an_inner_space_is_one_value_and_only_its_own_parameters_are_drawn(
     assert float(found.properties["score"]) == max(one.get("depth", 0) + one.get("width", 0) for one in drawn)
 
 
-def test_the_best_trials_output_becomes_an_asset_once(ml_client: Any, tmp_path: Path) -> None:
+def reader(name: str, path: str) -> Any:
+    """A command that prints w.txt of the folder `path`."""
+    from azure.ai.ml import Input, command
+
+    job = command(
+        command="cat ${{inputs.folder}}/w.txt",
+        inputs={"folder": Input(type="uri_folder", path=path)},
+        environment="azureml:host:1",
+        compute="cpu-cluster",
+    )
+    job.name = name
+    return job
+
+
+def test_the_best_trials_output_becomes_an_asset_once(ml_client: Any, server: Any, tmp_path: Path) -> None:
     from azure.ai.ml import Output
     from azure.ai.ml.sweep import Choice
 
@@ -196,6 +211,23 @@ def test_the_best_trials_output_becomes_an_asset_once(ml_client: Any, tmp_path: 
     assert [model.version for model in made] == ["1"]
     assert made[0].path.rstrip("/").endswith("azureml/sweep_asset_1/model")
     assert found.outputs["model"].version == "1"
+    # The sweep's output is that of its best trial for other jobs too.
+    ml_client.jobs.create_or_update(reader("sweep_read", "azureml://jobs/sweep_asset/outputs/model"))
+    assert ended(ml_client, "sweep_read").status == "Completed"
+    assert log_of(server, "sweep_read").strip().splitlines()[-1] == "3"
+
+
+def test_the_output_of_a_sweep_without_a_best_trial_is_refused(ml_client: Any, tmp_path: Path) -> None:
+    from azure.ai.ml import Output
+    from azure.ai.ml.sweep import Choice
+    from azure.core.exceptions import HttpResponseError
+
+    output = Output(type="uri_folder")
+    job = sweep("sweep_unread", code(tmp_path, "pass"), {"x": Choice([1])}, outputs={"model": output})
+    ml_client.jobs.create_or_update(job)
+    assert ended(ml_client, "sweep_unread").status == "Completed"
+    with pytest.raises(HttpResponseError, match="those of its best trial, and it has none"):
+        ml_client.jobs.create_or_update(reader("unread", "azureml://jobs/sweep_unread/outputs/model"))
 
 
 def test_what_is_wrong_is_said_at_submit(server: Any) -> None:
