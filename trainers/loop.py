@@ -24,7 +24,7 @@ from amlocal.trainers.metric_log import Metric
 from amlocal.trainers.progress import EpochLines, say, warn
 from amlocal.trainers.shipping import now_ms
 from amlocal.trainers.stepper import Stepper
-from amlocal.trainers.task import Task
+from amlocal.trainers.task import Evaluation, Task
 
 _DIGITS = 5
 _TRAIN_LOSS = "log_loss_train"
@@ -36,12 +36,13 @@ makes the host wait for the GPU."""
 
 @dataclass
 class Fit:
-    """How training ended."""
+    """How training ended. `evaluation`: that of the best epoch; None where an earlier process made it."""
 
     epochs: int
     best_epoch: int
     score: float
     best: Path
+    evaluation: Evaluation | None = None
 
 
 class Loop:
@@ -95,6 +96,7 @@ class Loop:
         self._history: list[Metric] = []
         self._evaluated: dict[str, float] = {}
         """The metrics of the last evaluation."""
+        self._best: Evaluation | None = None
         self._start: dict[str, Tensor] | None = None
         self._last: Checkpoint | None = None
         self._seed = torch.initial_seed()
@@ -137,7 +139,7 @@ class Loop:
         if self._last is None or self._stopping.best is None:
             raise TrainingError("no epoch was trained")
         score = self._stopping.best if self._task.higher_is_better else -self._stopping.best
-        return Fit(self._last.epoch + 1, self._stopping.best_epoch, score, self._last.best)
+        return Fit(self._last.epoch + 1, self._stopping.best_epoch, score, self._last.best, self._best)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
@@ -199,10 +201,12 @@ class Loop:
         values: dict[str, float] = {}
         best = False
         if epoch % self._parameters["evaluation_frequency"] == 0 or epoch + 1 == epochs:
-            values = self._evaluate()
+            evaluation = self._evaluate()
+            values = dict(evaluation.metrics)
             score = distributed.first(values[self._primary]) if self._task.manner.scored else 0.0
             best = self._stopping.update(epoch, score if self._task.higher_is_better else -score)
             self._evaluated = dict(values)
+            self._best = evaluation if best else self._best
         elif self._task.manner.repeated:
             values = dict(self._evaluated)
         shown = {
@@ -219,12 +223,12 @@ class Loop:
             say("    " + "  ".join(f"{name} {value:.4f}" for name, value in parts.items()))
         return checkpoint
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self) -> Evaluation:
         distributed.share_buffers(self._model)
         with self._kept.exchanged():
             if self._kept.averaged:
                 distributed.share_buffers(self._model)
-            return dict(self._task.evaluate(self._model).metrics)
+            return self._task.evaluate(self._model)
 
     def _write(self, epoch: int, values: Mapping[str, float], best: bool) -> Checkpoint:
         if self._world.rank == 0:

@@ -146,7 +146,8 @@ def _keep(spec: Spec, epoch: int, model: nn.Module) -> None:
 def _finish(spec: Spec, task: Any, network: Network, building: Building, fit: Fit) -> None:
     tensors = load_file(fit.best)
     network.module.load_state_dict(tensors)
-    evaluation = task.evaluate(network.module)
+    # Every process knows the best epoch's evaluation, or none does: they resumed from the same checkpoint.
+    evaluation = fit.evaluation or task.evaluate(network.module)
     if distributed.current().rank == 0:
         _write_model(spec, task, network, building, tensors)
         heartbeat.beat("drawing charts")

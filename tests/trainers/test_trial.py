@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from amlocal.trainers import spec, trial
 from amlocal.trainers.data import cache
 from amlocal.trainers.errors import TrainingError
+from amlocal.trainers.tasks.classification import Classification
 
 MetricsOf = Callable[[Path], dict[str, dict[int, float]]]
 PLAIN = {"pretrained": False, "apply_automl_train_augmentations": False}
@@ -106,6 +107,28 @@ def test_killed_while_writing_the_model_only_that_is_done_again(
     run(make_spec("late", {"number_of_epochs": 2}, attempt=3))
     assert "nothing left to do" in capsys.readouterr().out
     assert (artifacts / "outputs/mlflow-model/MLmodel").stat().st_mtime_ns == written
+
+
+def test_the_best_epoch_is_looked_at_again_only_by_another_process(
+    make_spec: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Any] = []
+    real = Classification.evaluate
+    monkeypatch.setattr(
+        Classification, "evaluate", lambda self, model: looks.append(model) or real(self, model)
+    )
+    given = {"number_of_epochs": 2, "model_name": "mobilenetv2"}
+    whole, _ = run(make_spec("whole", given))
+    assert len(looks) == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trial, "_write_model", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(make_spec("again", given))
+    looks.clear()
+    again, _ = run(make_spec("again", given, attempt=2))
+    assert len(looks) == 1
+    for name in ("accuracy_table", "confusion_matrix", "classification_report"):
+        assert json.loads((again / name).read_text()) == json.loads((whole / name).read_text())
 
 
 def test_a_new_first_attempt_starts_over(make_spec: Any, metrics_of: MetricsOf) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib import style as styles
 from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from amlocal.trainers import files
 from amlocal.trainers.charts import labels
@@ -100,8 +102,11 @@ def plain_numbers(axis: Axis, number: str) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write the picture under a temporary name, fsync, rename; then forget it. Makes the folder."""
     buffer = io.BytesIO()
-    # No name and version of the program in it: the same documents give the same bytes.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    canvas = FigureCanvasAgg(figure)
+    # Drawn once; savefig draws a picture twice where its layout is computed. No name and version of the
+    # program is in the file: the same documents give the same bytes.
+    canvas.draw()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(buffer, format="png")
     figure.clear()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
