@@ -1,13 +1,13 @@
 """AutoMode beside the default model alone and beside 10 random trials, in the same wall time, by the SDK.
 
-    python tests/bench/automode_table.py --seeds 5 --budget 1800 --images 800 \
+    python tests/bench/automode_table.py --seeds 5 --budget 240 --images 80 \
         --sets digits,sign-digits,skewed --sign-digits FOLDER
 
 Starts a server of its own, submits one job after the other, appends a row for each to a CSV file, and prints
 the table of that file. Rows that are there are not measured again, so it can be stopped and started at will.
-All networks start from random weights and see images of 64 pixels. The budget must let the default model end:
-on two cores that is predicted to take 15 minutes for 800 images, 4 for 200. All takes at most seeds x sets x
-3 x budget seconds, on a machine that does nothing else.
+All networks start from random weights and see images of 64 pixels. The budget must let the default model end,
+which on two cores takes about two minutes with 80 images, four with 200. All takes at most seeds x sets x 3 x
+budget seconds, on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ ARMS: Mapping[str, str] = {
 }
 METRICS: Mapping[str, str] = {"digits": "accuracy", "sign-digits": "accuracy", "skewed": "norm_macro_recall"}
 SKEWED = (150, 105, 75, 52, 36, 25, 17, 12, 8, 6)
-"""Training images of the digits 0 to 9 in the skewed set, of which smaller sets have their share; every digit
-has 20 to validate with."""
-_VALIDATED = 20
+"""Training images of the digits 0 to 9 in the skewed set, of which smaller sets have their share."""
+VALIDATED = 100
+"""Images that every set has to validate with: enough to tell scores of a few hundredths apart."""
+_DIGITS = 10
 _FEWEST = 3
 COLUMNS = (
     "set",
@@ -83,7 +84,7 @@ def write_skewed(folder: Path, images: int) -> tuple[Path, Path]:
     rows: dict[str, list[dict[str, object]]] = {"train": [], "validation": []}
     for digit, count in enumerate(skewed(images)):
         found = [index for index, label in enumerate(data.target) if label == digit]
-        chosen = shuffled.sample(found, count + _VALIDATED)
+        chosen = shuffled.sample(found, count + VALIDATED // _DIGITS)
         for number, index in enumerate(chosen):
             part = "train" if number < count else "validation"
             image = folder / part / "images" / f"{digit}_{number:03d}.jpg"
@@ -104,7 +105,7 @@ def write_signs(folder: Path, source: Path, images: int) -> tuple[Path, Path]:
         (folder / part / "images").mkdir(parents=True, exist_ok=True)
         lines = (source / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines if line.strip()]
-        del rows[images if part == "train" else images // 4 :]
+        del rows[images if part == "train" else VALIDATED :]
         for row in rows:
             image = Path(row["image_url"])
             (folder / part / "images" / image.name).write_bytes((source / image).read_bytes())
@@ -114,10 +115,10 @@ def write_signs(folder: Path, source: Path, images: int) -> tuple[Path, Path]:
 
 
 def write_set(name: str, folder: Path, signs: Path | None, images: int) -> tuple[Path, Path]:
-    """The training MLTable of a set, of at most so many images, and the validation MLTable of a quarter of
-    that. Raises SystemExit where the set's folder is not named."""
+    """The training MLTable of a set, of at most so many images, and its validation MLTable. Raises SystemExit
+    where the set's folder is not named."""
     if name == "digits":
-        made = write_digits(folder, train=images, validation=images // 4, held_out=0, size=CROP)
+        made = write_digits(folder, train=images, validation=VALIDATED, held_out=0, size=CROP)
         return made.train, made.validation
     if name == "skewed":
         return write_skewed(folder, images)
@@ -233,7 +234,8 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
             *lines,
             "",
             f"Mean ± standard deviation over seeds; {CROP} pixels, random weights, {os.cpu_count()} CPU "
-            f"cores; images: to train on, at most. Random trials draw model_name from {', '.join(POOL)}; "
+            f"cores; images: to train on, at most; {VALIDATED} to validate with. "
+            f"Random trials draw model_name from {', '.join(POOL)}; "
             f"learning_rate from {low:g} to {high:g} (loguniform); number_of_epochs from "
             f"{', '.join(map(str, _EPOCHS))}; training_batch_size from {', '.join(map(str, _BATCHES))}. "
             "AutoMode chooses among all models that can be trained here.",
@@ -280,8 +282,8 @@ def parsed(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="AutoMode beside the default model and random trials")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budget", type=int, default=1800, help="seconds for each job, whole minutes")
-    parser.add_argument("--images", type=int, default=800, help="training images, at most")
+    parser.add_argument("--budget", type=int, default=240, help="seconds for each job, whole minutes")
+    parser.add_argument("--images", type=int, default=80, help="training images, at most")
     parser.add_argument("--sets", default=",".join(METRICS), help=f"of {', '.join(METRICS)}")
     parser.add_argument("--arms", default=",".join(ARMS), help=f"of {', '.join(ARMS)}")
     parser.add_argument("--sign-digits", type=Path, help="folder with train.jsonl, validation.jsonl, images")
