@@ -1,4 +1,4 @@
-"""The end of a trial by a termination policy: its best epoch is kept.
+"""The end of a trial by a termination policy or a time limit: its best epoch is kept.
 
 Who decides it writes terminate.json, {"reason": ...}, into the trial's state folder and sends SIGTERM. The
 trial stops at its next step, or its next batch of evaluation, and writes its model. SIGTERM without that

@@ -32,7 +32,7 @@ MODEL_FOLDER = "outputs/mlflow-model"
 
 def run(spec: Spec) -> Shipper:
     """Train, or go on where an earlier attempt was killed; writes every output of the trial. One that a
-    termination policy ends writes the model of its best epoch and no more.
+    policy or a time limit ends writes the model of its best epoch and no more.
 
     Every process of a trial calls it; rank 0 alone writes. Returns the shipper, closed; it may still be busy
     with a server that does not answer. Raises TrainingError.

@@ -14,6 +14,7 @@ from amlocal.compat import names
 from amlocal.trainers.checkpoints import plain
 from amlocal.trainers.data.objects import Objects
 from amlocal.trainers.errors import TrainingError
+from amlocal.trainers.export import detector_artifact
 from amlocal.trainers.models import mmdet, mmdet_package
 from amlocal.trainers.models.detector import Detections
 from amlocal.trainers.models.network import Network, freeze
@@ -194,6 +195,17 @@ def test_without_mmdet_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(TrainingError, match=r"pip install 'amlocal\[mmdet\]'"):
         mmdet.build(row, 2, None, {})
     mmdet_package.load.cache_clear()
+
+
+def test_no_onnx_file_is_tried_and_the_reason_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"min_size": SIDE, "max_size": SIDE}
+    found = detector_artifact.write(built(TINY), options, tmp_path, masks=False, normalised=True)
+    assert found is None and list(tmp_path.iterdir()) == []
+    assert "no train_artifacts/model.onnx: MMDetection's networks are written by its own tool" in (
+        "".join(capsys.readouterr())
+    )
 
 
 @pytest.mark.slow

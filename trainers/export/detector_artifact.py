@@ -37,6 +37,9 @@ def write(
     detector = network.module
     if not isinstance(detector, Detector):
         raise TypeError("only detectors have boxes")
+    if detector.no_onnx is not None:
+        warn(f"no {PLACE}: {detector.no_onnx}")
+        return None
     metadata = {}
     # yolov5 takes pixels in [0, 1] in any case.
     if normalised and not isinstance(detector, YoloDetector):

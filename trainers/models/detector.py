@@ -49,8 +49,10 @@ class Detector(nn.Module, ABC):
 
     `stride`: a batch's height and width are multiples of it. `fill`: the colour (0 to 255) that pads images.
     `mean` and `std` (of pixels / 255) are what its inputs want; a network may have (0, 0, 0) and (1, 1, 1).
+    `no_onnx`: why it is not written as an ONNX file; None where it is.
     """
 
+    no_onnx: str | None = None
     stride: int = 32
     fill: tuple[float, float, float] = (0.0, 0.0, 0.0)
 

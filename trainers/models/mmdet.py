@@ -95,6 +95,8 @@ def _three(values: Sequence[float], bgr: bool) -> tuple[float, float, float]:
 class MmdetDetector(Detector):
     """A network of MMDetection. Its tensors have their names there, after "network."."""
 
+    no_onnx = "MMDetection's networks are written by its own tool, MMDeploy, of which amlocal makes no use"
+
     def __init__(self, network: nn.Module, inputs: _Inputs, *, score: float, most: int) -> None:
         super().__init__()
         self.network: Any = network
