@@ -38,7 +38,9 @@ class Family:
 
 
 def _torchvision(name: str) -> Callable[[], Any]:
-    return lambda: quick(torchvision_network(name, box_score_threshold=0.02).module)
+    return lambda: quick(
+        torchvision_network(name, box_score_threshold=0.02, box_detections_per_image=10).module
+    )
 
 
 def _yolo() -> Any:

@@ -40,6 +40,9 @@ class WarmParent:
 
     def __enter__(self) -> WarmParent:
         self._folder = tempfile.TemporaryDirectory(prefix="amlocal-bench-")
+        # Packages that the bench imports later set variables, and a warm parent takes only trials that have
+        # those that it was started with.
+        self._environment = dict(os.environ)
         self._socket = Path(self._folder.name) / "warm.socket"
         lifeline, self._held = os.pipe()
         argv = [sys.executable, "-m", "amlocal.trainers.bench.second_trial", str(self._socket), str(lifeline)]
@@ -63,7 +66,12 @@ class WarmParent:
         """How one trial starts. Raises TrainingError when it fails."""
         client = [sys.executable, "-I", "-S", str(warm_client.__file__), str(self._socket), str(spec)]
         done = subprocess.run(
-            client, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            client,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         if done.returncode != 0:
             raise TrainingError(f"a trial of the warm parent failed: {done.stdout.strip()[-2000:]}")
