@@ -14,12 +14,13 @@ from torchvision.ops.poolers import LevelMapper
 
 from amlocal.trainers.data.objects import Objects
 from amlocal.trainers.models.detector import Detections, Detector, Sizes
+from amlocal.trainers.models.roi_pool import RoiPool
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 _LEVELS = (2, 5)
-_MASK_SPREAD = 0.001
 """The pyramid's levels that objects are pooled from: 2**2 to 2**5 pixels a cell."""
+_MASK_SPREAD = 0.001
 
 Seen = tuple[ImageList, dict[str, Tensor]]
 """A batch and its features by level."""
@@ -73,8 +74,10 @@ class Rcnn(TorchvisionDetector):
         super().__init__()
         self.backbone, self.rpn, self.roi_heads = network.backbone, network.rpn, network.roi_heads
         self.has_masks = bool(self.roi_heads.has_mask())
-        for pool in (self.roi_heads.box_roi_pool, self.roi_heads.mask_roi_pool):
-            if pool is not None:
+        for name in ("box_roi_pool", "mask_roi_pool"):
+            if (given := getattr(self.roi_heads, name)) is not None:
+                pool = RoiPool.like(given)
+                setattr(self.roi_heads, name, pool)
                 # torchvision infers both from its first batch, wrongly when that is small and much padded.
                 pool.scales = [2.0**-level for level in range(_LEVELS[0], _LEVELS[1] + 1)]
                 pool.map_levels = LevelMapper(*_LEVELS)
