@@ -1,13 +1,13 @@
 """AutoMode beside the default model alone and beside 10 random trials, in the same wall time, by the SDK.
 
-    python tests/bench/automode_table.py --seeds 5 --budget 240 --images 80 \
+    python tests/bench/automode_table.py --seeds 5 --budget 480 --images 80 \
         --sets digits,sign-digits,skewed --sign-digits FOLDER
 
 Starts a server of its own, submits one job after the other, appends a row for each to a CSV file, and prints
 the table of that file. Rows that are there are not measured again, so it can be stopped and started at will.
 All networks start from random weights and see images of 64 pixels. The budget must let the default model end,
-which on two cores takes about two minutes with 80 images, four with 200. All takes at most seeds x sets x 3 x
-budget seconds, on a machine that does nothing else.
+which on two cores takes about two minutes with 80 images, four with 200, and leave time for others. All takes
+at most seeds x sets x 3 x budget seconds, on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ def parsed(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="AutoMode beside the default model and random trials")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budget", type=int, default=240, help="seconds for each job, whole minutes")
+    parser.add_argument("--budget", type=int, default=480, help="seconds for each job, whole minutes")
     parser.add_argument("--images", type=int, default=80, help="training images, at most")
     parser.add_argument("--sets", default=",".join(METRICS), help=f"of {', '.join(METRICS)}")
     parser.add_argument("--arms", default=",".join(ARMS), help=f"of {', '.join(ARMS)}")
