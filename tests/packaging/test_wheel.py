@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -25,7 +26,13 @@ def tree() -> set[str]:
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    folder = tmp_path_factory.mktemp("wheel")
+    folder, source = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("source")
+    # Of a copy: setuptools keeps what it built last time beside the sources, also of modules that have moved.
+    for path in (*ROOMS, "pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / path).is_dir():
+            shutil.copytree(ROOT / path, source / path, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / path, source / path)
     subprocess.run(
         [
             sys.executable,
@@ -37,7 +44,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
             "--no-build-isolation",
             "-w",
             str(folder),
-            str(ROOT),
+            str(source),
         ],
         check=True,
         capture_output=True,
