@@ -28,6 +28,7 @@ from amlocal.compat.azureml_uri import (
 from amlocal.emulator.arm import documents
 from amlocal.emulator.http.errors import AzureError
 from amlocal.emulator.jobs.fields import shown
+from amlocal.emulator.jobs.states import JobState
 from amlocal.emulator.jobs.sweeps import records as sweep_records
 from amlocal.emulator.storage.mounts import Mounts
 from amlocal.emulator.store.database import Store
@@ -199,7 +200,7 @@ class _Bound:
         own = self._workspace
         found = self._store.read(
             lambda c: c.execute(
-                select(jobs.c.kind, jobs.c.body, jobs.c.properties).where(
+                select(jobs.c.kind, jobs.c.state, jobs.c.body, jobs.c.properties).where(
                     jobs.c.workspace_id == own.id, jobs.c.name == parsed.job
                 )
             ).one_or_none()
@@ -211,7 +212,8 @@ class _Bound:
             if isinstance(output, dict):
                 writer = parsed.job
                 if found.kind == "sweep":
-                    writer = self._best_trial(json.loads(found.properties), parsed.job, uri)
+                    ended = JobState(found.state).terminal
+                    writer = self._best_trial(json.loads(found.properties), ended, parsed.job, uri)
                 return self._named_output(writer, parsed.output, output)
             raise InputError(
                 f"{shown(uri)}: the job {parsed.job!r} has no output {parsed.output!r}; "
@@ -219,13 +221,15 @@ class _Bound:
             )
         return self._folder.artifacts(own.account, parsed.job)
 
-    def _best_trial(self, properties: Mapping[str, str], sweep: str, uri: str) -> str:
+    def _best_trial(self, properties: Mapping[str, str], ended: bool, sweep: str, uri: str) -> str:
         """Whose outputs are those of a sweep."""
         best = properties.get(sweep_records.BEST)
         if best is None:
+            why = "has ended without one: its hyperdrive.txt says why" if ended else "has not ended yet"
+            advice = "Name one of its trials." if ended else "Wait for its end, or name one of its trials."
             raise InputError(
-                f"{shown(uri)}: the outputs of the sweep {sweep!r} are those of its best trial, and it has "
-                "none yet. Wait for its end, or name a trial."
+                f"{shown(uri)}: the outputs of the sweep {sweep!r} are those of its best trial, and it {why}"
+                f". {advice}"
             )
         return best
 

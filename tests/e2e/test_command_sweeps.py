@@ -223,10 +223,14 @@ def test_the_output_of_a_sweep_without_a_best_trial_is_refused(ml_client: Any, t
     from azure.core.exceptions import HttpResponseError
 
     output = Output(type="uri_folder")
-    job = sweep("sweep_unread", code(tmp_path, "pass"), {"x": Choice([1])}, outputs={"model": output})
+    main = "while not os.path.exists('GO'): time.sleep(0.05)".replace("GO", str(tmp_path / "go"))
+    job = sweep("sweep_unread", code(tmp_path, main), {"x": Choice([1])}, outputs={"model": output})
     ml_client.jobs.create_or_update(job)
+    with pytest.raises(HttpResponseError, match="it has not ended yet"):
+        ml_client.jobs.create_or_update(reader("early", "azureml://jobs/sweep_unread/outputs/model"))
+    (tmp_path / "go").touch()
     assert ended(ml_client, "sweep_unread").status == "Completed"
-    with pytest.raises(HttpResponseError, match="those of its best trial, and it has none"):
+    with pytest.raises(HttpResponseError, match="and it has ended without one: "):
         ml_client.jobs.create_or_update(reader("unread", "azureml://jobs/sweep_unread/outputs/model"))
 
 
