@@ -15,13 +15,8 @@ from dataclasses import replace
 
 from amlocal.emulator.jobs.automode import cost, recipes, refine
 from amlocal.emulator.jobs.automode import moves as moving
-from amlocal.emulator.jobs.automode.facts import Facts as Facts
-from amlocal.emulator.jobs.automode.facts import sides as sides
-from amlocal.emulator.jobs.automode.facts import starts as starts
-from amlocal.emulator.jobs.automode.plan import AutoPlan as AutoPlan
-from amlocal.emulator.jobs.automode.plan import Choice as Choice
-from amlocal.emulator.jobs.automode.plan import LeftOut as LeftOut
-from amlocal.emulator.jobs.automode.plan import span
+from amlocal.emulator.jobs.automode.facts import Facts
+from amlocal.emulator.jobs.automode.plan import AutoPlan, Choice, span
 from amlocal.emulator.jobs.automode.planner import LEAST
 from amlocal.emulator.jobs.automode.planner import plan as plan
 from amlocal.emulator.jobs.sampling.space import Sample

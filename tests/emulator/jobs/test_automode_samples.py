@@ -15,7 +15,8 @@ from hypothesis import strategies as some
 from amlocal.compat import names
 from amlocal.emulator.jobs.automode import cost
 from amlocal.emulator.jobs.automode import procedure as automode
-from amlocal.emulator.jobs.automode.procedure import AutoPlan, Choice, Facts
+from amlocal.emulator.jobs.automode.facts import Facts
+from amlocal.emulator.jobs.automode.plan import AutoPlan, Choice
 from amlocal.emulator.jobs.sampling.space import Sample
 from amlocal.emulator.jobs.states import JobState
 from amlocal.emulator.jobs.sweeps.plan import Played
