@@ -102,7 +102,8 @@ def plain_numbers(axis: Axis, number: str) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write the picture under a temporary name, fsync, rename; then forget it. Makes the folder."""
     buffer = io.BytesIO()
-    canvas = FigureCanvasAgg(figure)
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)  # `new` gave it one
     # Drawn once; savefig draws a picture twice where its layout is computed. No name and version of the
     # program is in the file: the same documents give the same bytes.
     canvas.draw()
