@@ -6,8 +6,8 @@
 Starts a server of its own, submits one job after the other, appends a row for each to a CSV file, and prints
 the table of that file. Rows that are there are not measured again, so it can be stopped and started at will.
 All networks start from random weights and see images of 64 pixels. The budget must let the default model end,
-which on two cores takes about two minutes with 80 images, four with 200, and leave time for others. All takes
-at most seeds x sets x 3 x budget seconds, on a machine that does nothing else.
+which on two cores is predicted to take about two minutes with 80 images, four with 200, and leave time for
+others. All takes at most seeds x sets x 3 x budget seconds, on a machine that does nothing else.
 """
 
 from __future__ import annotations
