@@ -5,9 +5,12 @@
 
 Starts a server of its own, submits one job after the other, appends a row for each to a CSV file, and prints
 the table of that file. Rows that are there are not measured again, so it can be stopped and started at will.
-All networks start from random weights and see images of 64 pixels. The budget must let the default model end,
-which on two cores is predicted to take about two minutes with 80 images, four with 200, and leave time for
-others. All takes at most seeds x sets x 3 x budget seconds, on a machine that does nothing else.
+All networks start from random weights and see images of 64 pixels. The budget must let the default model end
+and leave time for others. All takes at most seeds x sets x 3 x budget seconds, on a machine that does nothing
+else; in half the time each arm has one core, and all that makes a machine slower for a while meets both:
+
+    taskset -c 0 python tests/bench/automode_table.py ... --arms automode &
+    taskset -c 1 python tests/bench/automode_table.py ... --arms random,default
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from amlocal.emulator.jobs.engines import capacity
 from amlocal.fixtures.datasets import jpeg, write_digits, write_mltable
 
 CROP = 64
@@ -52,6 +56,7 @@ COLUMNS = (
     "arm",
     "seed",
     "budget_s",
+    "cores",
     "status",
     "score",
     "seconds",
@@ -59,6 +64,8 @@ COLUMNS = (
     "model",
     "job",
 )
+_ALIKE = ("set", "images", "budget_s", "cores")
+"""What rows of one line of the table have in common."""
 ENDS = ("Completed", "Failed", "Canceled")
 _FIXED = {
     "training_crop_size": CROP,
@@ -208,11 +215,12 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     """Markdown: mean and standard deviation of each arm's scores on each set, and whether AutoMode's mean is
     at least both others'. A job that ended without a score counts as 0."""
     lines = [
-        f"| data set (metric) | images | limit | seeds | {' | '.join(ARMS.values())} | mean at least both |",
-        f"|---|---:|---:|---:|{'---:|' * len(ARMS)}---|",
+        f"| data set (metric) | images | limit | CPU cores | seeds | {' | '.join(ARMS.values())} "
+        "| mean at least both |",
+        f"|---|---:|---:|---:|---:|{'---:|' * len(ARMS)}---|",
     ]
-    for name, images, budget in dict.fromkeys((row["set"], row["images"], row["budget_s"]) for row in rows):
-        own = [row for row in rows if (row["set"], row["images"], row["budget_s"]) == (name, images, budget)]
+    for which in dict.fromkeys(tuple(row[key] for key in _ALIKE) for row in rows):
+        own = [row for row in rows if tuple(row[key] for key in _ALIKE) == which]
         seeds = set.intersection(*({row["seed"] for row in own if row["arm"] == arm} for arm in ARMS))
         if not seeds:
             continue
@@ -226,15 +234,24 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
             count = "" if arm == "default" else f" ({trials:.1f} trials)"
             cells.append(f"{means[arm]:.3f} ± {spread:.3f}{count}")
         verdict = "yes" if all(means["automode"] >= mean for mean in means.values()) else "no"
-        told = [f"{name} ({own[0]['metric']})", images, f"{budget} s", str(len(seeds)), *cells, verdict]
+        name, images, budget, cores = which
+        told = [
+            f"{name} ({own[0]['metric']})",
+            images,
+            f"{budget} s",
+            cores,
+            str(len(seeds)),
+            *cells,
+            verdict,
+        ]
         lines.append(f"| {' | '.join(told)} |")
     low, high = _RATES
     return "\n".join(
         [
             *lines,
             "",
-            f"Mean ± standard deviation over seeds; {CROP} pixels, random weights, {os.cpu_count()} CPU "
-            f"cores; images: to train on, at most; {VALIDATED} to validate with. "
+            f"Mean ± standard deviation over seeds; {CROP} pixels, random weights; images: to train "
+            f"on, at most; {VALIDATED} to validate with. "
             f"Random trials draw model_name from {', '.join(POOL)}; "
             f"learning_rate from {low:g} to {high:g} (loguniform); number_of_epochs from "
             f"{', '.join(map(str, _EPOCHS))}; training_batch_size from {', '.join(map(str, _BATCHES))}. "
@@ -258,7 +275,7 @@ def run(arguments: argparse.Namespace) -> None:
     # Interrupted runs may have left jobs of the same name, and random trials are drawn by the job's name.
     taken = {job.name for job in client.jobs.list()}
     with tempfile.TemporaryDirectory() as folder:
-        images, budget = arguments.images, arguments.budget
+        images, budget, cores = arguments.images, arguments.budget, capacity.cpus()
         data = {
             name: write_set(name, Path(folder) / name, arguments.sign_digits, images)
             for name in arguments.sets
@@ -267,6 +284,7 @@ def run(arguments: argparse.Namespace) -> None:
             for name in arguments.sets:
                 for arm in arguments.arms:
                     facts = {"set": name, "images": images, "arm": arm, "seed": seed, "budget_s": budget}
+                    facts["cores"] = cores
                     if is_there(read(arguments.csv), **facts):
                         continue
                     stem = f"{name}-{images}-{arm}-{seed}-{budget}"

@@ -13,7 +13,7 @@ import pytest
 
 def row(arm: str, seed: int, score: str, **more: Any) -> dict[str, str]:
     found = {"set": "digits", "metric": "accuracy", "budget_s": 600, "status": "Completed", "seconds": 1.5}
-    found |= {"trials": 4, "model": "resnet18", "job": f"{arm}{seed}"}
+    found |= {"trials": 4, "cores": 2, "model": "resnet18", "job": f"{arm}{seed}"}
     found |= {"images": 200, "arm": arm, "seed": seed, "score": score}
     return {key: str(value) for key, value in {**found, **more}.items()}
 
@@ -27,12 +27,13 @@ ROWS = [
 
 def test_the_table_compares_seeds_that_all_have() -> None:
     lines = automode_table.table(ROWS).splitlines()
-    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == 9
+    assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|") == 10
     cells = [cell.strip() for cell in lines[2].split("|")]
     assert cells[1:] == [
         "digits (accuracy)",
         "200",
         "600 s",
+        "2",
         "2",
         "0.500 ± 0.000",
         "0.850 ± 0.071 (4.0 trials)",
@@ -42,9 +43,9 @@ def test_the_table_compares_seeds_that_all_have() -> None:
     ]
     assert "64 pixels, random weights" in lines[-1] and "mobilenetv2, resnet18" in lines[-1]
     # Other sizes and limits are rows of their own, of what all three have.
-    more = [row(arm, 1, "0.7", images=400) for arm in automode_table.ARMS]
+    more = [row(arm, 1, "0.7", **{key: 400}) for key in ("images", "cores") for arm in automode_table.ARMS]
     lines = automode_table.table([*ROWS, *more, row("default", 1, "0.1", budget_s=60)]).splitlines()
-    assert [line.split("|")[2].strip() for line in lines[2:4]] == ["200", "400"] and lines[4] == ""
+    assert [line.split("|")[2].strip() for line in lines[2:5]] == ["200", "400", "200"] and lines[5] == ""
     worse = [*ROWS[:-3], row("automode", 1, "0.8"), row("automode", 2, "")]
     assert automode_table.table(worse).splitlines()[2].endswith("| 0.400 ± 0.566 (4.0 trials) | no |")
     assert len(automode_table.table(ROWS[:4]).splitlines()) == 4
@@ -56,9 +57,9 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
     for one in ROWS:
         automode_table.append(path, one)
     assert automode_table.read(path) == ROWS
-    there = {"set": "digits", "images": 200, "arm": "random", "seed": 2, "budget_s": 600}
+    there = {"set": "digits", "images": 200, "arm": "random", "seed": 2, "budget_s": 600, "cores": 2}
     assert automode_table.is_there(automode_table.read(path), **there)
-    for key, value in (("set", "skewed"), ("images", 800), ("seed", 3), ("budget_s", 1200)):
+    for key, value in (("set", "skewed"), ("images", 800), ("seed", 3), ("budget_s", 1200), ("cores", 1)):
         assert not automode_table.is_there(ROWS, **{**there, key: value})
     # A run that was killed while it wrote.
     with path.open("a") as file:
