@@ -1,7 +1,7 @@
 """Random sampling, by plain or by Sobol's quasi-random numbers.
 
 Source: "Hyperparameter tuning a model" (seed, rule, logbase), and its rule that there are fewer trials than
-asked for where the space has fewer samples: no sample of a space of choices comes twice.
+asked for where the space has fewer samples: no sample of a sub-space of choices comes twice.
 """
 
 from __future__ import annotations
@@ -40,16 +40,22 @@ def draw(
     None when every sample of a finite space was drawn. `base` is that of the log distributions. Raises
     SpaceError for values beyond what a number can be.
     """
-    size = space.size if _listed(space) else None
-    if size is not None and size <= _COUNTABLE:
-        return _without_repeats(space, seed, index) if index < size else None
-    if rule == "sobol":
+    sizes = [_countable(subspace) for subspace in space.subspaces]
+    known = [size for size in sizes if size is not None]
+    if len(known) == len(sizes) and index >= sum(known):
+        return None
+    if rule == "sobol" and len(known) < len(sizes):
         return _sobol(space, seed, index, base)
+    if known:
+        return _without_repeats(space, sizes, seed, index, base)
     return walk.draw(space, lambda path: walk.uniform(seed, index, *path), base)
 
 
-def _listed(space: Space) -> bool:
-    return all(_is_listed(distribution) for _, distribution in space.parameters())
+def _countable(subspace: SubSpace) -> int | None:
+    """The number of its samples, where that is small enough for two of them to be alike by chance."""
+    listed = all(_is_listed(distribution) for distribution in subspace.parameters.values())
+    size = subspace.size if listed else None
+    return size if size is not None and size <= _COUNTABLE else None
 
 
 def _is_listed(distribution: Distribution) -> bool:
@@ -59,19 +65,26 @@ def _is_listed(distribution: Distribution) -> bool:
     return distribution.size is not None
 
 
-def _without_repeats(space: Space, seed: int, index: int) -> Sample:
-    """Shuffles only as far as `index`: which sub-space comes at each step, then which of its samples."""
-    left = [subspace.size or 0 for subspace in space.subspaces]
+def _without_repeats(space: Space, sizes: Sequence[int | None], seed: int, index: int, base: float) -> Sample:
+    """Shuffles only as far as `index`: which sub-space comes at each step, then which of its samples. A
+    sub-space whose size is None never runs out."""
+    left = [math.inf if size is None else size for size in sizes]
     moved: list[dict[int, int]] = [{} for _ in space.subspaces]
     for step in range(index + 1):
         open_ones = [number for number, count in enumerate(left) if count]
         chosen = open_ones[int(walk.uniform(seed, step) * len(open_ones))]
+        if sizes[chosen] is None:
+            continue
         # Fisher and Yates: the last one that is left takes the place of the one drawn.
         place = int(walk.uniform(seed, step, chosen) * left[chosen])
-        last = left[chosen] - 1
+        last = int(left[chosen]) - 1
         drawn = moved[chosen].get(place, place)
         moved[chosen][place] = moved[chosen].get(last, last)
         left[chosen] = last
+    if sizes[chosen] is None:
+        return walk.within(
+            space.subspaces[chosen], (chosen,), lambda path: walk.uniform(seed, index, *path), base
+        )
     return walk.nth(space.subspaces[chosen], drawn)
 
 

@@ -24,16 +24,17 @@ def draw(space: Space, number: Callable[[Path], float], base: float = math.e) ->
     """The sample that the numbers in [0, 1) give; one is asked for at each place. Raises SpaceError."""
     count = len(space.subspaces)
     chosen = min(int(number(()) * count), count - 1) if count > 1 else 0
-    return _inner(space.subspaces[chosen], (chosen,), number, base)
+    return within(space.subspaces[chosen], (chosen,), number, base)
 
 
-def _inner(subspace: SubSpace, path: Path, number: Callable[[Path], float], base: float) -> dict[str, Any]:
+def within(subspace: SubSpace, path: Path, number: Callable[[Path], float], base: float) -> dict[str, Any]:
+    """What `draw` gives once it has picked the sub-space at `path`."""
     sample = {}
     for name, distribution in subspace.parameters.items():
         place = (*path, name)
         value = distribution.at(number(place), base)
         if isinstance(value, SubSpace) and isinstance(distribution, Choice):
-            value = _inner(value, (*place, distribution.values.index(value)), number, base)
+            value = within(value, (*place, distribution.values.index(value)), number, base)
         sample[name] = value
     return sample
 

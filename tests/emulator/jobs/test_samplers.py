@@ -93,6 +93,15 @@ def test_a_finite_space_ends_without_repeats() -> None:
     assert len(first) == 8 and 900 < small < 1100
 
 
+def test_a_finite_sub_space_runs_out_beside_one_that_does_not() -> None:
+    space = Space((SubSpace({"a": Choice((1, 2))}), SubSpace({"x": Uniform(0, 1)})))
+    for seed in range(20):
+        drawn = [random_sampler.draw(space, (), seed, index) for index in range(30)]
+        assert all(sample is not None and len(sample) == 1 for sample in drawn)
+        assert sorted(sample["a"] for sample in drawn if sample and "a" in sample) == [1, 2]
+        assert len({sample["x"] for sample in drawn if sample and "x" in sample}) == 28
+
+
 def test_a_huge_finite_space_is_drawn_from_at_once() -> None:
     space = Space((SubSpace({str(number): Choice(tuple(range(1000))) for number in range(200)}),))
     sample = random_sampler.draw(space, (), 1, 999)
