@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 
 from amlocal.compat import names
 from amlocal.trainers.checkpoints import plain
@@ -127,6 +128,26 @@ def test_a_network_that_wants_blue_first_gets_it(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ValueError):
         module(image, [(SIDE, SIDE)])
     assert seen[0][0, :, 0, 0].tolist() == [2.0, 1.0, 0.0]
+
+
+def test_a_transformer_has_as_many_places_as_it_wants_in_small_images() -> None:
+    """It begins with the 300 best ones of all places: 64 pixels have 85, and 160 have 535."""
+    network = built("deformable-detr-refine-twostage_r50_16xb2-50e_coco")
+    module = network.module.train()
+    images, _, targets = painted(2, network)
+    small = images[:, :, :64, :64].contiguous()
+    losses = module(small, [(64, 50), (64, 64)], targets)
+    assert all(torch.isfinite(value) for value in losses.values())
+    module.eval().score_threshold = 0.0
+    with torch.no_grad():
+        found = module(small, [(64, 50), (64, 64)])
+        wide = functional.pad(small, (0, 96, 0, 96))
+        again = module(wide, [(64, 50), (64, 64)])
+    for one, other, edge in zip(found, again, (50, 64), strict=True):
+        # What pads it lies beyond the image, so nothing is found there.
+        assert len(one) > 0 and torch.equal(one.boxes, other.boxes) and torch.equal(one.scores, other.scores)
+        assert (one.boxes[:, 0::2] <= edge).all() and (one.boxes[:, 1::2] <= 64).all()
+    assert built(TINY).module._ordered(small).shape == small.shape
 
 
 def test_a_batch_of_background_only_trains() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from amlocal.compat import names
 from amlocal.trainers.data.objects import Objects
@@ -19,6 +21,8 @@ from amlocal.trainers.models.network import Network, Stages
 
 _SCORE, _OVERLAP, _MOST = 0.3, 0.5, 100
 _STRIDE = 32
+_FINEST = 8
+"""Pixels between the places of a transformer's finest level, at most."""
 _TRAINED = "trained"
 _BODY = ("network.backbone.", "network.neck.")
 
@@ -79,7 +83,7 @@ class _Inputs:
         self.bgr = not described.get("bgr_to_rgb", False)
         mean = _three(described.get("mean") or (0.0, 0.0, 0.0), self.bgr)
         std = _three(described.get("std") or (1.0, 1.0, 1.0), self.bgr)
-        beside = float(described.get("pad_value") or 0)
+        self.beside = beside = float(described.get("pad_value") or 0)
         self.stride = int(described.get("pad_size_divisor") or 1)
         self.mean = (mean[0] / 255, mean[1] / 255, mean[2] / 255)
         self.std = (std[0] / 255, std[1] / 255, std[2] / 255)
@@ -105,12 +109,15 @@ class MmdetDetector(Detector):
         self.score_threshold = score
         self.most = most
         self._bgr = inputs.bgr
+        self._beside = inputs.beside
+        self._least = _least_side(network, self.stride)
 
     def losses(self, images: Tensor, sizes: Sizes, targets: Sequence[Objects]) -> dict[str, Tensor]:
         """The network's own losses, those of several stages or layers of one name together."""
+        images = self._ordered(images)
         samples = [self._sample(images, size, found) for size, found in zip(sizes, targets, strict=True)]
         with _explained(), self._learning():
-            raw = self.network.loss(self._ordered(images), samples)
+            raw = self.network.loss(images, samples)
         sums: dict[str, Tensor] = {}
         for name, value in raw.items():
             # Beside losses there are numbers for the log, such as an accuracy.
@@ -122,9 +129,10 @@ class MmdetDetector(Detector):
         return sums
 
     def detect(self, images: Tensor, sizes: Sizes) -> list[Detections]:
+        images = self._ordered(images)
         samples = [self._sample(images, size, None) for size in sizes]
         with _explained():
-            found = self.network.predict(self._ordered(images), samples, rescale=False)
+            found = self.network.predict(images, samples, rescale=False)
         return [self._chosen(one.pred_instances, size) for one, size in zip(found, sizes, strict=True)]
 
     @contextmanager
@@ -145,6 +153,11 @@ class MmdetDetector(Detector):
                 part.training = False
 
     def _ordered(self, images: Tensor) -> Tensor:
+        """With the channels that the network wants, padded at the right and the bottom to what it needs."""
+        height, width = images.shape[2:]
+        if min(height, width) < self._least:
+            beside = (0, max(0, self._least - width), 0, max(0, self._least - height))
+            images = functional.pad(images, beside, value=self._beside)
         return images.flip(1) if self._bgr else images
 
     def _sample(self, images: Tensor, size: tuple[int, int], truth: Objects | None) -> Any:
@@ -182,6 +195,15 @@ class MmdetDetector(Detector):
         answer = Detections(boxes, found.labels[order], scores, masks, whole=masks is not None)
         good = (scores > self.score_threshold) & (boxes[:, 2:] > boxes[:, :2]).all(1)
         return answer.pick(good.nonzero().flatten()[: self.most])
+
+
+def _least_side(network: Any, stride: int) -> int:
+    """Of a transformer that begins with the best ones of all places: pixels on which there are as many as it
+    wants. 0 for other networks."""
+    if not getattr(network, "as_two_stage", False):
+        return 0
+    side = _FINEST * math.ceil(math.sqrt(network.num_queries))
+    return -(-side // stride) * stride
 
 
 class _explained:
