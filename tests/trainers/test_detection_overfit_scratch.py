@@ -24,7 +24,8 @@ heads, four plain layers that begin small, overshoot all at once at about the 15
 well."""
 CASES = [
     ("rtmdet_tiny_8xb32-300e_coco", 128, 1e-3, 90),
-    ("retinanet_resnet50_fpn", 64, 3e-4, 80),
+    # Its family's quick test is in test_detection_overfit_small.py.
+    pytest.param("retinanet_resnet50_fpn", 64, 3e-4, 80, marks=pytest.mark.slow),
 ]
 
 
@@ -51,7 +52,6 @@ def painted(side: int) -> tuple[Tensor, list[Objects]]:
     return torch.from_numpy(images), found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "side", "rate", "steps"), CASES)
 def test_four_images_are_learned_by_heart_from_random_weights(
     name: str, side: int, rate: float, steps: int
@@ -77,7 +77,7 @@ def test_four_images_are_learned_by_heart_from_random_weights(
         loss.backward()
         optim.clip(module.parameters(), row.gradient_clip)
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
     module.eval()
     with torch.no_grad():
