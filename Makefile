@@ -24,10 +24,10 @@ lint: install
 	$(BIN)/mypy
 
 test: install
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-all: install
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not bench'
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not bench'
 
 parity: install
 	$(BIN)/python -m amlocal.emulator.arm.coverage compat/PARITY.md

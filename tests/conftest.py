@@ -1,4 +1,5 @@
-"""For every test: nobody asks the hub, and nobody finds what its cache on this machine happens to hold."""
+"""For every test: nobody asks the hub, nobody finds what its cache on this machine happens to hold, and tests
+side by side do not each take all processors."""
 
 from __future__ import annotations
 
@@ -17,6 +18,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_CACHE"] = empty.name
     os.environ.pop("HF_ENDPOINT", None)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Threads of several networks that wait for each other on the same cores cost a quarter of the time.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
