@@ -14,7 +14,6 @@ STORAGE_INITIALIZER = "storage-initializer.log"
 BOUND = 16 * 1024**2
 TAIL_BYTES = 1024 * 1024
 _CHUNK = 1024 * 1024
-MOST_LINES = 100_000
 
 _guard = threading.Lock()
 

@@ -27,10 +27,6 @@ def generate_key() -> str:
     return secrets.token_urlsafe(KEY_BYTES)
 
 
-def generate_keys() -> EndpointKeys:
-    return EndpointKeys(generate_key(), generate_key())
-
-
 def hash_key(key: str) -> str:
     """SHA-256 in hex; plain, as the key has 256 bits of randomness."""
     return hashlib.sha256(key.encode()).hexdigest()

@@ -8,13 +8,9 @@ hex], "traffic": {deployment: percent}, "mirror": {deployment: percent}, "deploy
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
-
-from amlocal.emulator.store.folder import write_atomic
 
 # Azure's defaults of `request_settings`.
 DEFAULT_TIMEOUT_MS = 5000
@@ -78,11 +74,6 @@ class RouteTable:
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
 
-    def with_endpoint(self, key: str, route: EndpointRoute | None) -> RouteTable:
-        """A copy in which the endpoint is replaced, or absent for None."""
-        rest = {name: value for name, value in self.endpoints.items() if name != key}
-        return replace(self, endpoints=rest if route is None else {**rest, key: route})
-
     @classmethod
     def parse(cls, text: str) -> RouteTable:
         """Raises RouteTableError."""
@@ -95,37 +86,6 @@ class RouteTable:
             version=_number(raw, "version", 0, "the route table"),
             endpoints={key: _endpoint(value, key) for key, value in _mapping(endpoints, "endpoints").items()},
         )
-
-
-class RouteTableFile:
-    """The server's side: changes the table one after another and keeps it on disk (mode 0600)."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._guard = threading.Lock()
-
-    def read(self) -> RouteTable:
-        """An empty table when there is no file. Raises RouteTableError."""
-        try:
-            return RouteTable.parse(self.path.read_text())
-        except FileNotFoundError:
-            return RouteTable()
-
-    def update(self, change: Callable[[RouteTable], RouteTable]) -> RouteTable:
-        """Replace the table by `change(table)` with the next version; durable when this returns."""
-        with self._guard:
-            before = self.read()
-            after = replace(change(before), version=before.version + 1)
-            write_atomic(self.path, after.to_json().encode())
-            return after
-
-    def put(self, workspace_id: str, endpoint: str, route: EndpointRoute) -> RouteTable:
-        """Add or replace one endpoint."""
-        return self.update(lambda table: table.with_endpoint(endpoint_key(workspace_id, endpoint), route))
-
-    def remove(self, workspace_id: str, endpoint: str) -> RouteTable:
-        """Take one endpoint out; it need not be there."""
-        return self.update(lambda table: table.with_endpoint(endpoint_key(workspace_id, endpoint), None))
 
 
 def endpoint_key(workspace_id: str, endpoint: str) -> str:

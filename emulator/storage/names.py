@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 from amlocal.emulator.http.errors import AzureError, bad_request
@@ -104,21 +103,6 @@ def is_blob_name(name: str) -> bool:
     except AzureError:
         return False
     return True
-
-
-def blob_path(root: Path, account: str, container: str, blob: str) -> Path:
-    """Where the blob's file is or would be, below `root`.
-
-    AzureError 400 for a refused name, and where a symbolic link stands in the way. For code that hands the
-    path on (to a job, to a report); the store itself opens folder by folder and cannot be raced.
-    """
-    ref = BlobRef(account, container, blob)
-    path = root
-    for part in (*ref.folders, ref.leaf):
-        path = path / part
-        if path.is_symlink():
-            _refuse(blob, "a symbolic link stands in its path, and links are never followed")
-    return path
 
 
 def shown(name: str) -> str:

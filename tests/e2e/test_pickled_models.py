@@ -77,6 +77,8 @@ def test_pickles_are_refused_and_the_rest_survives_a_restart(new_server: Callabl
     def routed() -> bool:
         run = Path(json.loads(server.folder.server_file.read_text())["run_dir"])
         table = json.loads((run / "routes.json").read_text())
+        # It holds the sockets of scorers, which answer whoever can open them.
+        assert (run / "routes.json").stat().st_mode & 0o777 == 0o600
         return any(one["deployments"].get("blue", {}).get("instances") for one in table["endpoints"].values())
 
     def asked(credential: str | None) -> tuple[int, Any]:

@@ -24,15 +24,17 @@ import pytest
 
 from amlocal.compat import certificates, cloud
 from amlocal.compat.tokens import TokenIssuer
-from amlocal.emulator.endpoints.keys import EndpointKeys, generate_keys
+from amlocal.emulator.endpoints.keys import EndpointKeys, generate_key
 from amlocal.emulator.endpoints.route_table import (
     DeploymentRoute,
     EndpointRoute,
     Instance,
-    RouteTableFile,
+    RouteTable,
+    endpoint_key,
 )
 from amlocal.emulator.endpoints.scorers import ScorerConfig, ScorerSupervisor
 from amlocal.emulator.secrets import TOKEN_ISSUER
+from amlocal.emulator.store.folder import write_atomic
 
 WORKSPACE = "6c0a6d34-3b0a-4c5e-9d55-0123456789ab"
 MAX_BODY = 100_000
@@ -78,6 +80,20 @@ def until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
     raise AssertionError("it did not happen in time")
 
 
+class Routes:
+    """The table that a router reads, as the server writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.table = RouteTable()
+
+    def put(self, workspace: str, endpoint: str, route: EndpointRoute) -> None:
+        """Add or replace one endpoint."""
+        endpoints = {**self.table.endpoints, endpoint_key(workspace, endpoint): route}
+        self.table = RouteTable(self.table.version + 1, endpoints)
+        write_atomic(self.path, self.table.to_json().encode())
+
+
 class RouterProcess:
     """A router with an endpoint `digits` in front of whatever `sockets` lead to, and a client of it."""
 
@@ -90,8 +106,8 @@ class RouterProcess:
         self.folder = folder
         self.sockets = sockets
         self.max_body = max_body
-        self.routes = RouteTableFile(folder / "routes.json")
-        self.keys: EndpointKeys = generate_keys()
+        self.routes = Routes(folder / "routes.json")
+        self.keys = self.new_keys()
         self.issuer = make_issuer(folder)
         certificate, key = make_certificate(folder)
         self.trust = ssl.create_default_context(cafile=str(certificate))
@@ -116,6 +132,10 @@ class RouterProcess:
         return DeploymentRoute((Instance(str(self.sockets[name])),), **{"max_concurrent": 8, **more})
 
     until = staticmethod(until)
+
+    @staticmethod
+    def new_keys() -> EndpointKeys:
+        return EndpointKeys(generate_key(), generate_key())
 
     def reset(self, **more: Any) -> None:
         self.put(**more)

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from amlocal.emulator.endpoints.keys import generate_keys
-
 if TYPE_CHECKING:
     from conftest import Plane
 
@@ -70,7 +68,7 @@ def test_wrong_keys(plane: Plane, header: str) -> None:
 
 
 def test_rotated_key(plane: Plane) -> None:
-    new = generate_keys()
+    new = plane.new_keys()
     plane.reset(key_hashes=new.hashes())
     assert plane.post().status_code == 401
     assert plane.post(Authorization=f"Bearer {new.primary}").status_code == 200
@@ -109,7 +107,7 @@ def test_loopback_hosts_and_origins(plane: Plane) -> None:
     assert error_of(plane.post(Origin="https://evil.example")) == (403, "OriginNotAllowed")
     assert error_of(plane.post(Origin="null")) == (403, "OriginNotAllowed")
     assert plane.client.get(f"{plane.url}/ready", headers={"Host": "evil.example"}).status_code == 403
-    assert plane.client.get(f"{plane.url}/ready").json()["version"] == plane.routes.read().version
+    assert plane.client.get(f"{plane.url}/ready").json()["version"] == plane.routes.table.version
 
 
 @pytest.mark.parametrize("size", [100_001, 20_000_000])

@@ -15,7 +15,7 @@ import pytest
 from amlocal.compat import cloud
 from amlocal.compat.tokens import TokenError, TokenIssuer, TokenVerifier
 from amlocal.emulator.endpoints import endpoint_tokens
-from amlocal.emulator.endpoints.keys import generate_keys
+from amlocal.emulator.endpoints.keys import generate_key
 from amlocal.emulator.endpoints.route_table import EndpointRoute
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def credentials(stage: Stage, folder: Path) -> dict[str, str]:
     return {
         "key": stage.keys.primary,
         "second key": stage.keys.secondary,
-        "another endpoint's key": generate_keys().primary,
+        "another endpoint's key": generate_key(),
         "AML token": own(issuer, stage.workspace, "Digits"),
         "AML token of another endpoint": own(issuer, stage.workspace, "letters"),
         "AML token of another workspace": own(issuer, OTHER_WORKSPACE, "digits"),
@@ -98,7 +98,7 @@ def test_no_header_and_other_schemes(stage: Stage) -> None:
 
 
 def test_a_key_opens_the_endpoint_of_its_own_workspace_only(stage: Stage) -> None:
-    other = generate_keys()
+    other = stage.new_keys()
     route = EndpointRoute(
         key_hashes=other.hashes(), traffic={"blue": 100}, deployments={"blue": stage.deployment("blue")}
     )

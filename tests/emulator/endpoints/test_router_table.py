@@ -1,10 +1,8 @@
-"""The route table's file."""
+"""The route table's text."""
 
 from __future__ import annotations
 
 import json
-import threading
-from pathlib import Path
 
 import pytest
 
@@ -13,13 +11,11 @@ from amlocal.emulator.endpoints.route_table import (
     EndpointRoute,
     Instance,
     RouteTable,
-    RouteTableFile,
+    endpoint_key,
 )
 
 
-def test_route_table_round_trip(tmp_path: Path) -> None:
-    file = RouteTableFile(tmp_path / "routes.json")
-    assert file.read() == RouteTable()
+def test_a_table_is_read_as_it_was_written() -> None:
     route = EndpointRoute(
         created="2026-01-02",
         key_hashes=("ab",),
@@ -27,9 +23,10 @@ def test_route_table_round_trip(tmp_path: Path) -> None:
         mirror={"green": 10},
         deployments={"blue": DeploymentRoute((Instance("/s"),), request_timeout_ms=7, max_concurrent=2)},
     )
-    file.put("W", "Digits", route)
-    assert json.loads(file.path.read_text()) == {
-        "version": 1,
+    table = RouteTable(3, {endpoint_key("W", "Digits"): route})
+    text = table.to_json()
+    assert json.loads(text) == {
+        "version": 3,
         "endpoints": {
             "w/digits": {
                 "auth_mode": "Key",
@@ -49,22 +46,8 @@ def test_route_table_round_trip(tmp_path: Path) -> None:
             }
         },
     }
-    assert file.path.stat().st_mode & 0o777 == 0o600
-    assert file.read().endpoints["w/digits"] == route
-    assert file.remove("w", "digits") == RouteTable(version=2)
-
-
-def test_concurrent_updates_lose_nothing(tmp_path: Path) -> None:
-    file = RouteTableFile(tmp_path / "routes.json")
-    threads = [
-        threading.Thread(target=file.put, args=("w", f"endpoint-{number}", EndpointRoute()))
-        for number in range(20)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert file.read().version == 20 and len(file.read().endpoints) == 20
+    assert RouteTable.parse(text) == table
+    assert RouteTable.parse("{}") == RouteTable()
 
 
 @pytest.mark.parametrize(

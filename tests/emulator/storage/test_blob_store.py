@@ -17,7 +17,7 @@ from amlocal.emulator.storage.blobs import BlobStore
 from amlocal.emulator.storage.conditions import Conditions
 from amlocal.emulator.storage.documents import parse_block_list
 from amlocal.emulator.storage.inputs import byte_range
-from amlocal.emulator.storage.names import BlobRef, blob_path
+from amlocal.emulator.storage.names import BlobRef
 
 ACCOUNT = "aml0123456789ab"
 
@@ -207,17 +207,6 @@ def test_deep_folders_of_a_job_are_listed(blob_store, tmp_path):
     blob_store.put(ref(name), io.BytesIO(b"x"))
     assert names(blob_store) == [name]
     assert names(blob_store, delimiter="/") == ["d/"]
-
-
-def test_blob_path(tmp_path):
-    root = tmp_path / "blobs"
-    assert blob_path(root, ACCOUNT, "box", "a/b") == root / ACCOUNT / "box" / "a" / "b"
-    (root / ACCOUNT / "box").mkdir(parents=True)
-    (root / ACCOUNT / "box" / "out").symlink_to(tmp_path)
-    for name in ("out", "out/x", "../x", "/x", "a//b", "", "a\x00"):
-        assert error_of(blob_path, root, ACCOUNT, "box", name)[0] == 400
-    assert error_of(blob_path, root, "..", "box", "a")[0] == 400
-    assert error_of(blob_path, root, ACCOUNT, "../..", "a")[0] == 400
 
 
 def test_a_link_in_place_of_a_container(blob_store, tmp_path):
