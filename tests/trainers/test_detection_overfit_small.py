@@ -98,7 +98,7 @@ def test_four_images_are_learned_by_heart_and_what_is_saved_answers_alike(name: 
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = 0.2  # so that few steps are enough
     before = score(family, answers(module, images, sizes), targets)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=family.rate)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=family.rate, fused=True)
     module.train()
     for _ in range(family.steps):
         optimizer.zero_grad(set_to_none=True)

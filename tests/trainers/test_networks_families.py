@@ -107,7 +107,9 @@ def test_a_family_learns_a_tiny_set_by_heart_and_predicts_the_same_once_loaded(
     row = row_of(family)
     network = built(row, 2, side)
     images, targets = tiny_set(side)
-    optimizer = torch.optim.AdamW(network.module.parameters(), lr=0.01 if family in TINY else 5e-4)
+    optimizer = torch.optim.AdamW(
+        network.module.parameters(), lr=0.01 if family in TINY else 5e-4, fused=True
+    )
     network.module.train()
     losses = [step(network, optimizer, side)]
     while len(losses) < 60 and max(losses[-3:]) > 0.02:
@@ -197,7 +199,7 @@ def test_a_hugging_face_family_trains_at_another_size_than_its_own(family: str, 
     own = row_of(family)
     network = built(own, 2, side)
     assert network.image_size == side
-    optimizer = torch.optim.AdamW(network.module.parameters(), lr=0.01)
+    optimizer = torch.optim.AdamW(network.module.parameters(), lr=0.01, fused=True)
     losses = [step(network, optimizer, side) for _ in range(15)]
     assert losses[-1] < losses[0]
     assert all(parameter.grad is not None for parameter in network.module.parameters())
