@@ -28,23 +28,23 @@ else:
         log("acc", value, pause=0.3)
 """
     job = sweep(
-        "sweep_bandit",
+        "command_bandit",
         code(tmp_path, main),
         {"x": Choice([0.9, 0.1])},
         early_termination_policy=BanditPolicy(evaluation_interval=1, slack_amount=0.2),
     )
     ml_client.jobs.create_or_update(job)
-    found = ended(ml_client, "sweep_bandit")
-    assert found.status == "Completed" and found.properties["best_child_run_id"] == "sweep_bandit_0"
+    found = ended(ml_client, "command_bandit")
+    assert found.status == "Completed" and found.properties["best_child_run_id"] == "command_bandit_0"
     policy = found.early_termination
     assert (policy.type, policy.slack_amount, policy.evaluation_interval) == ("bandit", 0.2, 1)
-    good, bad = trials(server, "sweep_bandit")
+    good, bad = trials(server, "command_bandit")
     assert (good["status"], bad["status"], bad["error"]) == ("Completed", "Canceled", None)
     assert "bandit: at interval" in bad["tags"]["amlocal.terminated"]
     assert bad["properties"]["score"] == "0.1"
-    kept = next(server.folder.blobs.rglob("dcid.sweep_bandit_1/outputs/mine.txt"))
+    kept = next(server.folder.blobs.rglob("dcid.command_bandit_1/outputs/mine.txt"))
     assert kept.read_text() == "kept"
-    assert "early termination policy ends job 'sweep_bandit_1'" in hyperdrive(server, "sweep_bandit")
+    assert "early termination policy ends job 'command_bandit_1'" in hyperdrive(server, "command_bandit")
 
 
 def test_a_trial_fails_alone_and_one_without_the_metric_has_no_score(

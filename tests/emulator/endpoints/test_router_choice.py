@@ -103,8 +103,15 @@ def test_copies_go_out_and_their_failures_touch_nobody(stage: Stage) -> None:
     copies = {seen.body for seen in stage.scorers["green"].seen}
     originals = [seen.body for seen in stage.scorers["blue"].seen]
     assert len(originals) == 100 and copies < set(originals) and 25 < len(copies) < 75
-    key = f'amlocal_requests_total{{{labels(stage, "green")},status="424"}}'
-    stage.until(lambda: stage.metrics()[key] == len(stage.scorers["green"].seen))
+    ended = f'amlocal_requests_total{{{labels(stage, "green")},status="424"}}'
+    begun = f"amlocal_mirrored_total{{{labels(stage, 'green')}}}"
+
+    def all_ended() -> bool:
+        """None is on its way any more, to be seen by a later test."""
+        found = stage.metrics()
+        return found[begun] == found[ended] == len(stage.scorers["green"].seen)
+
+    stage.until(all_ended)
 
 
 def test_a_request_that_names_its_deployment_is_not_copied(stage: Stage) -> None:

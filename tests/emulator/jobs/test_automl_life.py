@@ -48,6 +48,7 @@ def test_a_job_from_submit_to_completed(desk: Any, helpers: Any) -> None:
 def test_what_the_trainer_gets(desk: Any, helpers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_CLIENT_SECRET", "a secret of the server's")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     desk.engine.on_submit = helpers.train
     desk.data("validation", rows=3)
     uri = "azureml://datastores/workspaceblobstore/paths/validation"
