@@ -1,7 +1,8 @@
 """Random sampling, by plain or by Sobol's quasi-random numbers.
 
 Source: "Hyperparameter tuning a model" (seed, rule, logbase), and its rule that there are fewer trials than
-asked for where the space has fewer samples: no sample of a sub-space of choices comes twice.
+asked for where the space has fewer samples: by plain numbers no sample of a sub-space of choices comes twice,
+by Sobol's none of a whole space of choices.
 """
 
 from __future__ import annotations
