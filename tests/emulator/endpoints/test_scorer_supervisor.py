@@ -230,7 +230,7 @@ def init():
     if os.path.exists("die-on-load"): os._exit(9)
 def run(raw):
     if raw == "die": os._exit(3)
-    open("began", "w").close()
+    with open("began", "a") as file: file.write("x")
     time.sleep(float(raw))
     return "slept"
 """
@@ -275,7 +275,8 @@ def test_stop_finishes_what_was_accepted(tmp_path: Path, supervisor: ScorerSuper
     threads = [threading.Thread(target=lambda: answers.append(desk.ask(path, b"1")[:2])) for _ in range(4)]
     for thread in threads:
         thread.start()
-    desk.until((tmp_path / "code" / "src" / "began").exists)
+    began = tmp_path / "code" / "src" / "began"
+    desk.until(lambda: began.exists() and began.stat().st_size == 4)
     begin = time.monotonic()
     supervisor.stop("blue", grace=20)
     for thread in threads:
