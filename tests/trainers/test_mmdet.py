@@ -144,7 +144,7 @@ def test_a_transformer_has_as_many_places_as_it_wants_in_small_images() -> None:
         wide = functional.pad(small, (0, 96, 0, 96))
         again = module(wide, [(64, 50), (64, 64)])
     for one, other, edge in zip(found, again, (50, 64), strict=True):
-        # What pads it lies beyond the image, so nothing is found there.
+        # Padded by the network or before it: the same is found, inside the image.
         assert len(one) > 0 and torch.equal(one.boxes, other.boxes) and torch.equal(one.scores, other.scores)
         assert (one.boxes[:, 0::2] <= edge).all() and (one.boxes[:, 1::2] <= 64).all()
     assert built(TINY).module._ordered(small).shape == small.shape
