@@ -1,10 +1,14 @@
 """The largest image sizes that a sweep's trials can have: its trials share one cache of decoded training
-images, which is as large as the largest of them needs."""
+images, which is as large as the largest of them needs.
+
+AutoMode's are only known one after the other: its trials share what its default model needs, which is more
+than the smaller images of others, and leaves that trial as a job without a sweep trains it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ from amlocal.compat import names
 from amlocal.emulator.jobs import caps as caps_module
 from amlocal.emulator.jobs.runners import automl_draw
 from amlocal.emulator.jobs.runners.automl_request import ImageJob
-from amlocal.emulator.jobs.sampling.space import Choice, Distribution, SpaceError, SubSpace
+from amlocal.emulator.jobs.sampling.space import Choice, Distribution, Sample, SpaceError, SubSpace
 from amlocal.emulator.settings import Caps
 
 SIZES = ("training_crop_size", "image_size", "min_size", "max_size")
@@ -30,6 +34,18 @@ def largest(job: ImageJob, caps: Caps, weights_dir: Path | None = None) -> dict[
         for model, given in _widest(job, subspace):
             for name, value in _sizes(job.task, model, given, caps, weights_dir).items():
                 found[name] = max(value, found.get(name, 0))
+    return found
+
+
+def of_samples(
+    job: ImageJob, samples: Iterable[Sample], caps: Caps, weights_dir: Path | None = None
+) -> dict[str, int]:
+    """By parameter, the largest value that one of these samples has, as `largest` for a search space."""
+    found: dict[str, int] = {}
+    for sample in samples:
+        model = str(sample.get(automl_draw.MODEL, job.model))
+        for name, value in _sizes(job.task, model, {**job.parameters, **sample}, caps, weights_dir).items():
+            found[name] = max(value, found.get(name, 0))
     return found
 
 

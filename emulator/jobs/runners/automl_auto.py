@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from amlocal.compat import hub_look, names, weights
 from amlocal.emulator.http.errors import AzureError
+from amlocal.emulator.jobs import cache_sizes
 from amlocal.emulator.jobs.automode import facts as automode_facts
 from amlocal.emulator.jobs.automode.facts import MODEL, Facts, Start
 from amlocal.emulator.jobs.records import JobRecord
@@ -152,6 +153,14 @@ def choose(
 def starts(means: Means, root: JobRecord) -> Mapping[str, Start]:
     """What each model starts from by the plan. Raises JobFailure."""
     return _plan(means, root).facts.starts
+
+
+def largest(means: Means, root: JobRecord, job: ImageJob) -> dict[str, int]:
+    """The sizes that the trials' shared images have; see `cache_sizes`. Raises JobFailure."""
+    made = _plan(means, root)
+    kept = made.first if made.default is None else [made.default]
+    samples = [choice.sample for choice in kept]
+    return cache_sizes.of_samples(job, samples, means.settings.caps, means.weights_dir)
 
 
 def _space(made: AutoPlan) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from amlocal.emulator.jobs import cache_sizes
 from amlocal.emulator.jobs.runners import automl_data
 from amlocal.emulator.jobs.runners.automl_checkpoint import Start
 from amlocal.emulator.jobs.runners.automl_means import Means
@@ -31,9 +30,11 @@ def write(
     trial: str,
     model: str,
     parameters: Mapping[str, Any],
+    sizes: Mapping[str, int],
     attempt: int,
 ) -> Path:
-    """The spec of an attempt of a trial of the job `root`; its path. `parameters` are those given."""
+    """The spec of an attempt of a trial of the job `root`; its path. `parameters` are those given, `sizes`
+    those of the images that the job's trials share."""
     shared, own = means.folder.job(workspace.id, root), means.folder.job(workspace.id, trial)
     validation = shared / automl_data.VALIDATION_MANIFEST
     spec = {
@@ -55,7 +56,7 @@ def write(
         "start": None if start is None else start.as_dict(),
         "node_count": job.nodes,
         "cache_max_gb": means.settings.cache_max_gb,
-        "cache_sizes": cache_sizes.largest(job, means.settings.caps, means.weights_dir),
+        "cache_sizes": dict(sizes),
         "log_verbosity": job.log_verbosity,
         "ignored": told(job.task, job.ignored),
         "attempt": attempt,

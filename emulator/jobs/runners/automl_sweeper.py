@@ -10,7 +10,7 @@ from typing import Any
 
 from amlocal.compat import names
 from amlocal.emulator.http.errors import AzureError
-from amlocal.emulator.jobs import caps, records, user_log
+from amlocal.emulator.jobs import cache_sizes, caps, records, user_log
 from amlocal.emulator.jobs.computes import DEVICE
 from amlocal.emulator.jobs.records import JobRecord
 from amlocal.emulator.jobs.runners import (
@@ -162,8 +162,14 @@ class AutoMLSweeper:
             trial=trial.name,
             model=model,
             parameters=parameters,
+            sizes=self._sizes(root, job),
             attempt=trial.attempt,
         )
+
+    def _sizes(self, root: JobRecord, job: ImageJob) -> dict[str, int]:
+        if job.automode:
+            return automl_auto.largest(self._means, root, job)
+        return cache_sizes.largest(job, self._means.settings.caps, self._means.weights_dir)
 
     def _next(
         self, workspace: Workspace, root: JobRecord, trials: Sequence[Played], index: int

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from amlocal.compat import names
 from amlocal.emulator.jobs import cache_sizes
@@ -89,3 +91,32 @@ def test_each_trial_is_told(desk: Any, helpers: Any) -> None:
     service.wait_idle()
     specs = [json.loads((desk.job_dir(f"job1_HD_{n}") / "spec.json").read_text()) for n in range(4)]
     assert [spec["cache_sizes"] for spec in specs] == [{"training_crop_size": 96}] * 4
+
+
+def test_automodes_trials_share_what_the_default_model_needs(desk: Any, helpers: Any) -> None:
+    desk.settings = dataclasses.replace(desk.settings, missing_weights="random")
+    desk.engine.on_submit = helpers.train
+    free = {"taskDetails.modelSettings": {"numberOfEpochs": 1}}
+    body = desk.body(**{"taskDetails.limitSettings": LIMITS}, **free)
+    desk.data()
+    for path in (desk.blobs / "train" / "images").iterdir():
+        Image.new("RGB", (40, 30)).save(path)
+    service = desk.service()
+    service.submit(desk.workspace, "job1", body)
+    service.wait_idle()
+    specs = [json.loads((desk.job_dir(f"job1_HD_{n}") / "spec.json").read_text()) for n in range(4)]
+    crops = [spec["parameters"].get("training_crop_size") for spec in specs]
+    # The images are small, and so is what other models see of them.
+    assert crops[0] is None and 64 in crops[1:]
+    crop = default("training_crop_size", "vitb16r224")
+    assert [spec["cache_sizes"] for spec in specs] == [{"training_crop_size": crop}] * 4
+
+
+def test_samples_whose_sizes_are_fixed_or_capped(desk: Any) -> None:
+    changes = {"taskDetails.limitSettings": LIMITS, "taskDetails.modelSettings": {"numberOfEpochs": 1}}
+    job = automl_request.read(desk.body(**changes))
+    samples = [{"model_name": "resnet18", "training_crop_size": 96}, {"model_name": "resnet18"}]
+    assert cache_sizes.of_samples(job, samples, Caps()) == {"training_crop_size": 224}
+    assert cache_sizes.of_samples(job, samples[:1], Caps()) == {"training_crop_size": 96}
+    assert cache_sizes.of_samples(job, samples, Caps(image_size=48)) == {"training_crop_size": 48}
+    assert cache_sizes.of_samples(job, [{"model_name": "no such model"}], Caps()) == {}
