@@ -156,8 +156,13 @@ class Scheduler:
         for record, root in found:
             if tree.is_trial(record):
                 below.setdefault((root.workspace_id, root.name), []).append(record)
+        # What has a step now is looked at again when that ends, its sweep too: a trial that has ended
+        # meanwhile must not be judged by what was read above.
+        with self._changed:
+            stepping = self._busy.copy()
         # Leaves first: a sweep that always has something to decide must not keep its trials from their steps.
         for record, root in found:
+            begun = False
             key = (root.workspace_id, root.name)
             if not tree.is_leaf(record) or record.state in tree.UNPREPARED:
                 continue
@@ -166,14 +171,17 @@ class Scheduler:
                 if own in granted:
                     continue
                 if own in may_start:
-                    self._grant(key, record, root, turns.devices.get(own, ()))
+                    begun = self._grant(key, record, root, turns.devices.get(own, ()))
                 elif self._reasons.get(own) != (reason := turns.reasons.get(own)):
-                    self._do(key, self._acting, partial(self._waits, reason), record, root)
+                    begun = self._do(key, self._acting, partial(self._waits, reason), record, root)
             else:
-                self._leaf(key, record, root)
+                begun = self._leaf(key, record, root)
+            if begun:
+                stepping.add(key)
         for record, _ in found:
-            if record.parent is None:
-                self._root((record.workspace_id, record.name), record, below)
+            own = (record.workspace_id, record.name)
+            if record.parent is None and own not in stepping:
+                self._root(own, record, below)
         self._sweeps.forget({(root.workspace_id, root.name) for _, root in found})
         return bool(found)
 
@@ -187,8 +195,9 @@ class Scheduler:
         priorities = {key: _priority(root) for key, root in roots.items()}
         return self._slots.turns(leaves, priorities, order, limits)
 
-    def _grant(self, key: Key, record: JobRecord, root: JobRecord, devices: tuple[str, ...]) -> None:
-        """The leaf starts; until that is stored, the passes that follow count its slot as taken."""
+    def _grant(self, key: Key, record: JobRecord, root: JobRecord, devices: tuple[str, ...]) -> bool:
+        """The leaf starts, unless its tree has another step; until that is stored, the passes that follow
+        count its slot as taken."""
         own = (record.workspace_id, record.name)
 
         def start(leaf: JobRecord, root: JobRecord) -> bool:
@@ -198,8 +207,10 @@ class Scheduler:
                 del self._granted[own]
 
         self._granted[own] = devices
-        if not self._do(key, self._acting, start, record, root):
+        begun = self._do(key, self._acting, start, record, root)
+        if not begun:
             del self._granted[own]
+        return begun
 
     def _waits(self, reason: str | None, record: JobRecord, root: JobRecord) -> bool:
         """The job's log says once why the job waits for its own compute."""
@@ -225,13 +236,14 @@ class Scheduler:
         elif not self._resting(key, root) and self._sweeps.due(root, below.get(key, ())):
             self._do(key, self._sweeping, self._sweeps.advance, root, root)
 
-    def _leaf(self, key: Key, leaf: JobRecord, root: JobRecord) -> None:
+    def _leaf(self, key: Key, leaf: JobRecord, root: JobRecord) -> bool:
         if leaf.state is JobState.FINALIZING:
-            self._do(key, self._acting, self._steps.finalized, leaf, root)
-        elif not self._resting(key, leaf) and self._steps.has_news(leaf):
-            canceling = leaf.state is JobState.CANCEL_REQUESTED
-            step = self._steps.stop if canceling else self._steps.watch
-            self._do(key, self._acting, step, leaf, root)
+            return self._do(key, self._acting, self._steps.finalized, leaf, root)
+        if self._resting(key, leaf) or not self._steps.has_news(leaf):
+            return False
+        canceling = leaf.state is JobState.CANCEL_REQUESTED
+        step = self._steps.stop if canceling else self._steps.watch
+        return self._do(key, self._acting, step, leaf, root)
 
     def _resting(self, key: Key, record: JobRecord) -> bool:
         """Whether the record can have no step now."""

@@ -152,3 +152,27 @@ def test_a_time_limit_counts_from_running(desk: Any) -> None:
     service.submit(desk.workspace, "job", body(limits={"timeout": "PT5S"}))
     service.wait_idle()
     assert limits == [5.0] and desk.record("job").state == "Completed"
+
+
+def test_a_sweep_is_not_judged_by_what_was_read_before_a_trials_step_ended(
+    desk: Any, helpers: Any, monkeypatch: Any
+) -> None:
+    service = desk.service(start=False, mlflow_patience=0.0)
+    scheduler = service._scheduler
+    service.submit(desk.workspace, "job1", desk.sweep(trials=1, concurrent=1))
+    helpers.until(lambda: scheduler._pass() and desk.running("job1_HD_0") and not scheduler._busy)
+    judged: list[str] = []
+    monkeypatch.setattr(scheduler._sweeps, "due", lambda root, below: True)
+    monkeypatch.setattr(scheduler._sweeps, "advance", lambda root, _: bool(judged.append(root.name)) or True)
+    key = (desk.workspace.id, "job1")
+    scheduler._busy.add(key)
+
+    def ends_meanwhile(*rest: Any) -> bool:
+        scheduler._busy.discard(key)
+        return False
+
+    monkeypatch.setattr(scheduler, "_leaf", ends_meanwhile)
+    scheduler._pass()
+    assert judged == [] and not scheduler._busy
+    scheduler._pass()
+    helpers.until(lambda: judged == ["job1"])
