@@ -55,7 +55,7 @@ class LocalEngine:
         folder = job.job_dir
         if job.attempt < 1 or not job.argv:
             raise EngineError(f"{folder.name}: an attempt needs a number from 1 and a command")
-        if _locked(folder):
+        if not _free(folder):
             raise EngineError(f"{folder.name}: an attempt of this job is running")
         if _started(folder, job.attempt):
             raise EngineError(f"{folder.name}: attempt {job.attempt} was started before")
@@ -230,6 +230,17 @@ def _locked(job_dir: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _free(job_dir: Path) -> bool:
+    """Whether no shim lives; one that has written its exit file is waited for, as it is about to exit."""
+    deadline = time.monotonic() + CANCEL_PATIENCE
+    while _locked(job_dir):
+        attempt = _read(job_dir / "lock").get("attempt")
+        if not attempt or not _exit_file(job_dir, attempt).exists() or time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _wait_for_lock(job_dir: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import living
 import pytest
 
 from amlocal.emulator.jobs.engines.base import Engine, EngineError, EngineJob
@@ -26,13 +29,6 @@ def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
             return value
         time.sleep(0.01)
     raise AssertionError("it did not happen in time")
-
-
-def process_state(pid: int) -> str | None:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return None
 
 
 def job(folder: Path, *argv: str, **more: Any) -> EngineJob:
@@ -83,7 +79,7 @@ def test_no_zombie_is_left(folder: Path) -> None:
     engine.submit(job(folder, "true"))
     shim = until(lambda: _identity(folder, 1).get("shim_pid"))
     assert engine.events(timeout=15)
-    assert process_state(shim) is None
+    assert living.state(shim) is None
 
 
 def test_program_that_does_not_exist(folder: Path) -> None:
@@ -152,7 +148,7 @@ def kill_shim(engine: LocalEngine, folder: Path) -> int:
     os.kill(identity["shim_pid"], signal.SIGKILL)
     event = engine.events(timeout=15)
     assert event is not None and event.state.name == "lost"
-    assert process_state(identity["pid"]) in {"R", "S", "D"}
+    assert not living.gone(identity["pid"])
     return int(identity["pid"])
 
 
@@ -186,6 +182,22 @@ def test_next_attempt_starts_only_when_the_last_one_is_gone(folder: Path) -> Non
     assert engine.logs(folder).data.decode().splitlines()[-1] == "alone"
     assert marked(folder) == []
     assert engine.state(folder, 1).name == "lost"
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_shim_that_is_about_to_exit_is_waited_for(folder: Path, has_ended: bool) -> None:
+    engine = LocalEngine()
+    (folder / "lock").write_text('{"attempt": 1, "shim_pid": 1}')
+    with (folder / "lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if has_ended:
+            (folder / "exit-1.json").write_text("{}")
+            threading.Timer(0.3, fcntl.flock, (held, fcntl.LOCK_UN)).start()
+            engine.submit(job(folder, "sh", "-c", "echo second", attempt=2))
+        else:
+            with pytest.raises(EngineError, match="an attempt of this job is running"):
+                engine.submit(job(folder, "sh", "-c", "echo second", attempt=2))
+    assert (folder / "attempt-2.started").exists() == has_ended
 
 
 def test_somebody_else_with_the_same_pid_is_left_alone(folder: Path) -> None:
