@@ -168,7 +168,11 @@ class Tracking:
         def read(connection: Connection) -> tuple[Workspace, list[JobRecord]]:
             return by_id(connection, key[0]), records.tree(connection, *key)
 
-        workspace, runs = self._store.read(read)
+        try:
+            workspace, runs = self._store.read(read)
+        except LookupError:  # the workspace was removed, and its jobs with it
+            self._drawn.pop(key, None)
+            return
         drawn = self._drawn.setdefault(key, {})
         for run in runs:
             if drawn.get(run.name) == run or _is_waiting(run):
@@ -182,6 +186,12 @@ class Tracking:
             else:
                 drawn[run.name] = run
         if all(run.state.terminal for run in runs):
+            # MLflow took its time, and a folder of a workspace that was removed meanwhile must not come back.
+            try:
+                self._store.read(lambda connection: by_id(connection, key[0]))
+            except LookupError:
+                self._drawn.pop(key, None)
+                return
             done = self._done_file(key)
             done.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_atomic(done, b"")

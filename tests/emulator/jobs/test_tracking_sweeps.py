@@ -6,6 +6,11 @@ import json
 from collections import Counter
 from typing import Any
 
+import pytest
+
+from amlocal.emulator.store import removal
+from amlocal.emulator.store.workspaces import Workspaces
+
 NAMES = [f"job1_HD_{number}" for number in range(6)]
 
 
@@ -76,3 +81,29 @@ def test_a_new_display_name_is_told(desk: Any, helpers: Any) -> None:
     before = told.calls["ensure_run", "job1"]
     service.patch(desk.workspace, "job1", display_name="another name")
     helpers.until(lambda: told.calls["ensure_run", "job1"] == before + 1)
+
+
+@pytest.mark.parametrize("call", ["ensure_run", "finish_run"])
+def test_what_is_told_while_its_workspace_is_removed_leaves_no_folder(
+    desk: Any, helpers: Any, monkeypatch: Any, call: str
+) -> None:
+    desk.engine.on_submit = helpers.train
+    service = desk.service()
+    service.submit(desk.workspace, "job1", desk.sweep(trials=1))
+    service.wait_idle()
+    helpers.until(lambda: (desk.job_dir("job1") / "tracking.done").exists())
+    service.stop()
+    inner = getattr(desk.mlflow, call)
+
+    def removed_meanwhile(*args: Any, **kwargs: Any) -> Any:
+        if desk.job_dir("job1").parent.exists():
+            Workspaces(desk.store).remove(desk.workspace, lambda connection: None)
+            removal.finish(desk.folder, desk.workspace.id, desk.workspace.account)
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(desk.mlflow, call, removed_meanwhile)
+    (desk.job_dir("job1") / "tracking.done").unlink()
+    again = desk.service()
+    assert again._tracking.flush(desk.workspace.id, "job1", 30.0)
+    assert not desk.job_dir("job1").parent.exists()
+    assert again._tracking._due == {} and again._tracking._drawn == {}
