@@ -16,6 +16,7 @@ from amlocal.trainers.progress import warn
 __all__ = [
     "Layout",
     "choose",
+    "compute_threads",
     "cpu_threads",
     "describe",
     "fixed_layout",
@@ -34,10 +35,18 @@ def cpu_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def compute_threads() -> int:
+    """Threads that the networks of a trial may use, in all its processes: the CPUs, or fewer where
+    OMP_NUM_THREADS says so. The server sets that where trials run side by side."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    wanted = int(given) if given.isdigit() else 0
+    return min(wanted, cpu_threads()) if wanted > 0 else cpu_threads()
+
+
 def choose() -> torch.device:
     """CUDA when a kernel really runs there, else the CPU; says why. Sets the number of threads to this
-    process's share of the CPUs."""
-    torch.set_num_threads(max(1, cpu_threads() // distributed.current().size))
+    process's share of `compute_threads`."""
+    torch.set_num_threads(max(1, compute_threads() // distributed.current().size))
     if torch.cuda.is_available():
         try:
             torch.ones(8, device="cuda").sum().item()

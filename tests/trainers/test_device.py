@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import types
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,10 @@ def test_a_network_too_slow_to_measure_gets_the_usual_layout(
 
 
 def test_a_real_probe_measures_all_four_and_leaves_no_trace(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # All are measured, however slow this machine is just now.
+    monkeypatch.setattr(layouts, "_PROBE_SECONDS", 1e6)
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.manual_seed(11)
@@ -155,6 +158,31 @@ def test_autocast_computes_in_the_number_type() -> None:
 )
 def test_shortages_of_memory_are_told_from_other_errors(error: Exception, reason: str) -> None:
     assert devices.short_of_memory(error) == reason
+
+
+@pytest.mark.parametrize(
+    ("given", "size", "expected"),
+    [
+        (None, 1, 8),
+        ("3", 1, 3),
+        ("3", 2, 1),
+        ("6", 2, 3),
+        ("64", 1, 8),
+        ("4,2", 2, 4),
+        (None, 16, 1),
+    ],
+)
+def test_threads_are_this_process_s_share_of_what_the_trial_may_use(
+    given: str | None, size: int, expected: int, monkeypatch: pytest.MonkeyPatch, mocker: Any
+) -> None:
+    monkeypatch.setattr(devices, "cpu_threads", lambda: 8)
+    monkeypatch.setattr(devices.distributed, "current", lambda: types.SimpleNamespace(size=size))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    told = mocker.patch.object(torch, "set_num_threads")
+    devices.choose()
+    told.assert_called_once_with(expected)
 
 
 def test_the_memory_in_use_is_this_process_s() -> None:

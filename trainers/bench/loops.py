@@ -84,7 +84,7 @@ def yolo(session: ours.Session, found: Pictures, batch: int, folder: Path) -> li
                 scale=SCALES[spec.parameters["model_size"]],
                 image_size=spec.parameters["image_size"],
                 batch=batch,
-                threads=devices.cpu_threads(),
+                threads=devices.compute_threads(),
                 device=session.device.type,
                 precision=precision,
             ),

@@ -166,7 +166,7 @@ def _row(
         image_size=subject.image_size,
         dtype=session.layout.number_type,
         layout="channels_last" if session.layout.channels_last else "contiguous",
-        threads=devices.cpu_threads(),
+        threads=devices.compute_threads(),
         images=found.source,
         end_to_end_per_s=end_to_end.median,
         model_only_per_s=model_only.median,
