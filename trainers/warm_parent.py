@@ -23,7 +23,8 @@ from amlocal.trainers.warm import Run
 _REQUEST_SECONDS = 10.0
 _LARGEST_REQUEST = 16 * 2**20
 _PR_SET_CHILD_SUBREAPER = 36
-_ORPHAN_ROUNDS = 50
+_ORPHAN_ROUNDS = 500
+"""Of 10 ms; they end with the last orphan. A killed process needs a processor once more to end."""
 _MOST_CALLERS = 128
 """Each takes up to five descriptors, of which a process usually has 1,024."""
 _READ_AT_IMPORT = ("GOMP_SPINCOUNT", "HOME", "LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH", "PYTHONHASHSEED")
