@@ -27,7 +27,7 @@ test: install
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-all: install
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not bench'
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --hypothesis-profile searching -m 'not bench'
 
 parity: install
 	$(BIN)/python -m amlocal.emulator.arm.coverage compat/PARITY.md

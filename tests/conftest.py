@@ -1,5 +1,5 @@
-"""For every test: nobody asks the hub, nobody finds what its cache on this machine happens to hold, and tests
-side by side do not each take all processors."""
+"""For every test: nobody asks the hub, nobody finds what its cache on this machine happens to hold, tests
+side by side do not each take all processors, and no example of a property is judged by how long it took."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import os
 import tempfile
 
 import pytest
+from hypothesis import settings
+
+# A stall of a quarter of a second would fail an example. The same examples each time: a new one that fails
+# is found where it is looked for, by --hypothesis-profile=searching.
+settings.register_profile("searching", deadline=None)
+settings.register_profile("repeated", deadline=None, derandomize=True)
+settings.load_profile("repeated")
 
 _EMPTY = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 

@@ -251,7 +251,7 @@ class JobService:
         self._tracking.mark(workspace.id, root.name)
         return changed
 
-    def wait_idle(self, timeout: float = 30.0) -> None:
+    def wait_idle(self, timeout: float = 120.0) -> None:
         """For tests: wait until no job is left to do. Raises TimeoutError naming what is left."""
         deadline = time.monotonic() + timeout
         while True:

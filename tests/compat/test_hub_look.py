@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from typing import Any
 
 import pytest
 from hub_desk import COMMIT, Hub, black_hole
@@ -140,8 +141,16 @@ def until_no_look_is_under_way() -> None:
         ("http://127.0.0.1:9/a b\r\nX: y", "cannot be reached"),
     ],
 )
-def test_addresses_that_do_not_work(endpoint: str, reason: str) -> None:
+def test_addresses_that_do_not_work(endpoint: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hub_look.forget()
+    resolve = socket.getaddrinfo
+
+    def resolved(host: Any, *rest: Any, **more: Any) -> Any:
+        if host == "nobody.invalid":  # as a resolver says it, but at once
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return resolve(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
     found = ask(endpoint)
     assert found.state == "unreachable"
     assert reason in found.reason and "secret" not in found.reason

@@ -84,7 +84,9 @@ class Server:
 
 
 def wait_for(condition: Callable[[], Any], timeout: float, what: str) -> Any:
-    """The first true value of `condition` within `timeout` seconds."""
+    """The first true value of `condition` within `timeout` seconds, or two minutes where that is less: a busy
+    machine may stand still for half a minute."""
+    timeout = max(timeout, 120.0)
     deadline = time.monotonic() + timeout
     while True:
         value = condition()

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from conftest import wait_for
-from raw_client import ENDED, RawClient, command_job, gone, integrity, worker_pid
+from living import gone
+from raw_client import ENDED, RawClient, command_job, integrity, worker_pid
 
 PATIENCE = 60.0
 # The main process gives a worker up that dies again and again right after its start.

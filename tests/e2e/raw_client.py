@@ -8,7 +8,6 @@ import os
 import signal
 import sqlite3
 import ssl
-from pathlib import Path
 from typing import Any
 
 from amlocal.emulator.cli import instance
@@ -138,7 +137,7 @@ def command_job(command: str, **more: Any) -> dict[str, Any]:
 
 def worker_pid(server: Any) -> int | None:
     """The process that answers now; None while none does."""
-    answer = instance.health(server.port, server.folder.tls / "ca.pem")
+    answer = instance.health(server.port, server.folder.tls / "ca.pem", timeout=30)
     return None if answer is None else int(answer["pid"])
 
 
@@ -150,14 +149,6 @@ def supervisor_pid(server: Any) -> int:
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-
-
-def gone(pid: int) -> bool:
-    """Whether the process has ended; one that nobody has waited for yet counts as ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def integrity(server: Any) -> list[str]:

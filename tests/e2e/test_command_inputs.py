@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -361,17 +362,18 @@ def test_a_web_address_that_cannot_be_fetched_fails_the_job(
     from azure.core.exceptions import HttpResponseError
 
     address, _ = web
-    closed = f"http://127.0.0.1:{server.port + 2000 if server.port < 60000 else server.port - 2000}/x"
-    for url, reason in (
-        (f"{closed}?sig=secret", "Connection refused"),
-        (f"{address}/none", "the answer is 404"),
-        (f"{address}/meta", "metadata service"),
-    ):
-        job = show(ml_client, Input(type="uri_file", path=url))
-        assert ended(ml_client, job.name).status == "Failed"
-        text = message(server, job.name)
-        assert url.partition("?")[0] in text and reason in text and "setting mirrors" in text
-        assert "secret" not in text
+    with socket.socket() as deaf:  # it has a port and does not listen there
+        deaf.bind(("127.0.0.1", 0))
+        for url, reason in (
+            (f"http://127.0.0.1:{deaf.getsockname()[1]}/x?sig=secret", "Connection refused"),
+            (f"{address}/none", "the answer is 404"),
+            (f"{address}/meta", "metadata service"),
+        ):
+            job = show(ml_client, Input(type="uri_file", path=url))
+            assert ended(ml_client, job.name).status == "Failed"
+            text = message(server, job.name)
+            assert url.partition("?")[0] in text and reason in text and "setting mirrors" in text
+            assert "secret" not in text
     for own in (f"https://localhost:{server.port}/", f"http://127.0.0.1:{server.port + 1}/x"):
         with pytest.raises(HttpResponseError, match="this server itself"):
             show(ml_client, Input(type="uri_file", path=own))

@@ -199,7 +199,7 @@ def test_cancel_ends_every_process(server: Any, ml_client: Any) -> None:
     wait_for(lambda: ml_client.jobs.get(job.name).status == "Running", 30, "the start")
     ml_client.jobs.begin_cancel(job.name).result()
     assert ended(ml_client, job.name).status == "Canceled"
-    assert processes_of(job.name) == []
+    wait_for(lambda: not processes_of(job.name), 30, "the end of all its processes")
 
 
 def test_a_timeout(server: Any, ml_client: Any) -> None:
@@ -208,7 +208,7 @@ def test_a_timeout(server: Any, ml_client: Any) -> None:
     job = ml_client.jobs.create_or_update(made)
     assert ended(ml_client, job.name).status == "Canceled"
     assert "time limit" in message(server, job.name)
-    assert processes_of(job.name) == []
+    wait_for(lambda: not processes_of(job.name), 30, "the end of all its processes")
 
 
 def test_fifty_jobs_leave_nothing(server: Any) -> None:
@@ -228,6 +228,6 @@ def test_fifty_jobs_leave_nothing(server: Any) -> None:
 
     wait_for(lambda: not open_jobs(), 120, "fifty jobs")
     for name in names:
-        assert processes_of(name) == []
+        wait_for(lambda name=name: not processes_of(name), 30, "the end of all its processes")
         folder = next(server.folder.jobs.glob(f"*/{name}"))
         assert (folder / "exit-1.json").exists() and not (folder / "wd").exists()

@@ -69,7 +69,7 @@ def test_artifacts_in_a_place_of_their_own(
 
     place = Output(type="uri_folder", path="azureml://datastores/workspaceblobstore/paths/mine/${{name}}/")
     submitted = ml_client.jobs.create_or_update(
-        make("echo said; echo -n A > outputs/a.txt; sleep 1", outputs={"default": place})
+        make("echo said; echo -n A > outputs/a.txt; sleep 5", outputs={"default": place})
     )
     ml_client.jobs.stream(submitted.name)
     assert "said" in capsys.readouterr().out
@@ -216,7 +216,7 @@ def test_a_log_is_followed_while_its_job_runs(
     follower.start()
     wait_for(lambda: "early" in written.getvalue(), 60, "the early line")
     assert "late" not in written.getvalue()
-    assert ml_client.jobs.get(job.name).status == "Running"
+    wait_for(lambda: ml_client.jobs.get(job.name).status == "Running", 60, "the state")
     go.touch()
     follower.join(60)
     assert not follower.is_alive()
@@ -340,19 +340,23 @@ def test_a_wrong_output_is_refused(server: Any, given: dict[str, Any], text: str
     assert server.call("GET", f"{server.workspace_path}/jobs/wrong-output")[0] == 404
 
 
-def test_a_server_that_starts_again_registers_nothing_twice(new_server: Callable[[], Any]) -> None:
+def test_a_server_that_starts_again_registers_nothing_twice(
+    new_server: Callable[[], Any], tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
     server = new_server()
     server.start()
     body = {
         "jobType": "Command",
         "environmentId": "azureml:host:1",
-        "command": "sleep 2; echo x > ${{outputs.o}}/x",
+        "command": f"until test -e {go}; do sleep 0.1; done; echo x > ${{{{outputs.o}}}}/x",
         "outputs": {"o": {"jobOutputType": "uri_folder", "assetName": "kept"}},
     }
     path = f"{server.workspace_path}/jobs/ends-alone"
     assert server.call("PUT", path, {"properties": body})[0] == 201
     wait_for(lambda: server.call("GET", path)[1]["properties"]["status"] == "Running", 60, "the start")
     server.stop()
+    go.touch()
     wait_for(lambda: list(server.folder.jobs.glob("*/ends-alone/exit-1.json")), 60, "the end of the command")
     server.start()
     wait_for(lambda: server.call("GET", path)[1]["properties"]["status"] == "Completed", 60, "the end")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -30,6 +31,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(place / "data", instance.free_ports()[0])
     try:
         server.start()
+        run_dir = Path(json.loads(server.folder.server_file.read_text())["run_dir"])
+        wait_for((run_dir / "mlflow.sock").exists, 60, "MLflow")
         yield server
     finally:
         server.stop()

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import wait_for
+from living import gone
 
 from amlocal.emulator.cli import instance
 from amlocal.fixtures.datasets import write_digits
@@ -38,10 +39,11 @@ client.jobs.create_or_update(job)
 
 
 @pytest.fixture
-def server(new_server: Callable[[], Any]) -> Any:
+def server(new_server: Callable[[], Any]) -> Iterator[Any]:
     server = new_server()
     server.start()
-    return server
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +95,7 @@ def completed(server: Any, name: str) -> bool:
 def processes(server: Any) -> tuple[int, int]:
     """(main, worker)."""
     main = instance.read(server.folder).pid
-    return main, instance.health(server.port, server.folder.tls / "ca.pem")["pid"]
-
-
-def gone(pid: int) -> bool:
-    return not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text()
+    return main, instance.health(server.port, server.folder.tls / "ca.pem", timeout=30)["pid"]
 
 
 def trial_process(job: Path, attempt: int = 1) -> int:
@@ -109,8 +107,7 @@ def shipped_epochs(server: Any, run: str) -> list[int]:
         "GET",
         f"/mlflow/v1.0{server.workspace_path}/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key=accuracy",
     )
-    assert code == 200, body
-    return sorted(int(metric["step"]) for metric in body["metrics"])
+    return sorted(int(metric["step"]) for metric in body["metrics"]) if code == 200 else []
 
 
 def test_the_server_dies_and_the_trial_goes_on(server: Any, digits: Path) -> None:
@@ -144,7 +141,8 @@ def test_the_server_dies_and_the_trial_goes_on(server: Any, digits: Path) -> Non
     wait_for(lambda: completed(server, "survivor"), 240, "the job")
     assert not (job / "attempt-2.started").exists()
     assert epochs_in(job) == list(range(epochs))
-    assert shipped_epochs(server, "survivor_HD_0") == list(range(epochs))
+    # After ten seconds a job ends without MLflow, which is told later.
+    wait_for(lambda: shipped_epochs(server, "survivor_HD_0") == list(range(epochs)), 120, "its metrics")
 
 
 def test_the_trial_dies_and_resumes_from_its_checkpoint(server: Any, digits: Path) -> None:
@@ -155,7 +153,7 @@ def test_the_trial_dies_and_resumes_from_its_checkpoint(server: Any, digits: Pat
     wait_for(lambda: (job / "attempt-2.started").exists(), 30, "attempt 2")
     wait_for(lambda: completed(server, "phoenix"), 240, "the job")
     assert epochs_in(job) == list(range(epochs))
-    assert shipped_epochs(server, "phoenix_HD_0") == list(range(epochs))
+    wait_for(lambda: shipped_epochs(server, "phoenix_HD_0") == list(range(epochs)), 120, "its metrics")
     assert json.loads((job / "exit-1.json").read_text())["signal"] == signal.SIGKILL
     assert not (job / "attempt-3.started").exists()
 
@@ -193,7 +191,7 @@ def test_a_second_server_names_the_first(server: Any) -> None:
 DEPLOY = """
 import json, os, sys
 from azure.ai.ml import MLClient
-from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint, Model
+from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint, Model, OnlineRequestSettings
 from azure.identity import DefaultAzureCredential
 client = MLClient(DefaultAzureCredential(), os.environ["AZURE_SUBSCRIPTION_ID"],
                   os.environ["AZURE_RESOURCE_GROUP"], os.environ["AZUREML_WORKSPACE_NAME"])
@@ -202,7 +200,8 @@ model = client.models.create_or_update(Model(
 client.online_endpoints.begin_create_or_update(
     ManagedOnlineEndpoint(name="lasting", auth_mode="key")).result()
 client.online_deployments.begin_create_or_update(ManagedOnlineDeployment(
-    name="blue", endpoint_name="lasting", model=model.id, instance_type="any", instance_count=1)).result()
+    name="blue", endpoint_name="lasting", model=model.id, instance_type="any", instance_count=1,
+    request_settings=OnlineRequestSettings(request_timeout_ms=60_000))).result()
 endpoint = client.online_endpoints.get("lasting")
 endpoint.traffic = {"blue": 100}
 endpoint = client.online_endpoints.begin_create_or_update(endpoint).result()
@@ -238,7 +237,7 @@ def test_an_endpoint_answers_again_after_the_worker_was_killed(server: Any, digi
                 json={"input_data": {"columns": ["image"], "data": [[image]]}},
                 headers={"Authorization": f"Bearer {deployed['key']}"},
                 verify=str(server.folder.tls / "bundle.pem"),
-                timeout=10,
+                timeout=70,
             )
         except requests.ConnectionError:
             return None

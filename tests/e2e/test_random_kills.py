@@ -15,12 +15,12 @@ from typing import Any
 import psutil
 import pytest
 from conftest import Server, wait_for
+from living import gone
 from raw_client import (
     ENDED,
     RawClient,
     command_job,
     data_asset,
-    gone,
     integrity,
     kill,
     supervisor_pid,

@@ -20,9 +20,9 @@ from amlocal.trainers import progress
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def one_thread_beside_others() -> None:
-    """Several workers of pytest share the processors."""
+    """Several workers of pytest share the processors. For each test anew: some of them set another number."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         import torch
 

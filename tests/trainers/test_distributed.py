@@ -27,7 +27,7 @@ from amlocal.trainers.layouts import Layout
 from amlocal.trainers.loop import Loop
 from amlocal.trainers.manner import Manner
 
-DEADLINE = 120.0
+DEADLINE = 400.0
 
 
 class Scores:

@@ -188,7 +188,10 @@ def test_a_network_is_compiled_on_the_way_and_its_names_stay(
         task, model = Toy(26, 8), network()
         trained = make(tmp_path / str(allowed), task, model, number_of_epochs=3, **FLAT)
         trained._stepper.forward = Forward(
-            model, allowed=allowed, compile_=lambda given: torch.compile(given, backend="eager")
+            model,
+            allowed=allowed,
+            compile_=lambda given: torch.compile(given, backend="eager"),
+            clock=lambda: 0.0,
         )
         trained.fit(None)
         assert trained._stepper.forward.compiled == allowed

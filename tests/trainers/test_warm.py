@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from warm_desk import CLIENT, NEEDED, Warm, alive, end, launch, wait_for
+from living import gone
+from warm_desk import CLIENT, NEEDED, Warm, end, launch, wait_for
 
 from amlocal.trainers import warm_client, warm_parent
 
@@ -111,20 +112,20 @@ def test_a_stop_is_forwarded_and_the_trial_decides(warm: Warm) -> None:
     out, _ = client.communicate(timeout=60)
     assert json.loads(out) == {"got": "SIGTERM"}
     assert client.returncode == 5
-    assert not alive(pid)
+    assert gone(pid)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         client, pid = warm.begin("sleep")
         client.send_signal(number)
         client.communicate(timeout=60)
         assert client.returncode == -number
-        assert not alive(pid)
+        assert gone(pid)
 
 
 def test_a_trial_dies_with_its_client(warm: Warm) -> None:
     client, pid = warm.begin("deaf")
     client.kill()
     client.communicate()
-    wait_for(lambda: not alive(pid), "the end of the trial")
+    wait_for(lambda: gone(pid), "the end of the trial")
     assert warm.run("exit:4").returncode == 4
 
 
@@ -135,18 +136,18 @@ def test_two_trials_run_at_once_and_each_ends_alone(warm: Warm) -> None:
     second.terminate()
     second.communicate(timeout=60)
     assert second.returncode == 5
-    assert alive(first_pid)
+    assert not gone(first_pid)
     first.kill()
     first.communicate()
-    wait_for(lambda: not alive(first_pid), "the end of the first trial")
+    wait_for(lambda: gone(first_pid), "the end of the first trial")
 
 
 def test_what_a_trial_leaves_behind_ends_with_it(warm: Warm) -> None:
     other, other_pid = warm.begin("deaf")
     done = warm.run("litter")
     assert done.returncode == 0
-    assert [alive(pid) for pid in json.loads(done.stdout)["pids"]] == [False, False]
-    assert alive(other_pid)
+    assert [gone(pid) for pid in json.loads(done.stdout)["pids"]] == [True, True]
+    assert not gone(other_pid)
     other.kill()
     other.communicate()
 
@@ -214,7 +215,8 @@ def test_when_the_parent_is_killed_trials_end_and_clients_know(tmp_path: Path) -
         _, err = client.communicate(timeout=60)
         assert client.returncode == warm_client.LOST
         assert "the warm parent ended before the trial did" in err
-        assert not alive(pid)
+        # The client hears of it while the trial still ends.
+        wait_for(lambda pid=pid: gone(pid), "the end of the trial")
     end(parent)
     # What is left of its socket is no obstacle to the next one.
     assert parent.run("exit:0").returncode == warm_client.UNAVAILABLE
@@ -223,7 +225,7 @@ def test_when_the_parent_is_killed_trials_end_and_clients_know(tmp_path: Path) -
     again.process.terminate()
     client.communicate(timeout=60)
     assert client.returncode == warm_client.LOST
-    assert not alive(pid)
+    assert gone(pid)
     assert again.process.wait(60) == 0
     assert not again.path.exists()
     end(again)

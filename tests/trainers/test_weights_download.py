@@ -105,7 +105,7 @@ def test_a_hub_that_says_nothing_costs_seconds(tmp_path: Path) -> None:
         took = time.monotonic() - start
     assert said.startswith("ERROR pretrained weights of resnet18 were not found")
     assert f"{url} did not answer within 3 s" in said
-    assert took < 20  # the start of the process included
+    assert took < 100  # 3 for the question; the rest is the start of a process on a busy machine
 
 
 def test_offline_nobody_is_asked(tmp_path: Path, hub: Hub) -> None:

@@ -115,13 +115,6 @@ def wait_for(done: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
     return found
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 @dataclass
 class Warm:
     """A running warm parent."""

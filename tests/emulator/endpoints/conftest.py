@@ -49,6 +49,9 @@ def run(raw):
     word, _, rest = raw.partition(" ")
     if word == "sleep":
         time.sleep(float(rest))
+    elif word == "hold":
+        while not os.path.exists(rest):
+            time.sleep(0.01)
     elif word == "fail":
         raise RuntimeError(rest)
     elif word == "die":

@@ -29,7 +29,7 @@ def test_a_request_is_scored(plane: Plane) -> None:
     )
     assert named.json()["deployment"] == "green"
     assert (named.headers["x-request-id"], named.headers["x-ms-client-request-id"]) == ("mine-1", "mine-2")
-    assert "'mine-1'" in plane.supervisor.tail("green")
+    plane.until(lambda: "'mine-1'" in plane.supervisor.tail("green"))  # it is written after the answer
     secondary = plane.post(Authorization=f"bearer {plane.keys.secondary}")
     assert secondary.status_code == 200
     assert plane.post(b"x" * plane.max_body).json()["size"] == plane.max_body
@@ -158,9 +158,14 @@ def test_bad_input_is_424_with_the_models_400(plane: Plane) -> None:
 def test_an_answer_does_not_wait_for_a_delayed_acknowledgement(plane: Plane) -> None:
     """40 ms per answer is what a missing TCP_NODELAY costs."""
     plane.client.get(f"{plane.url}/ready")
-    times = []
-    for _ in range(20):
-        begin = time.monotonic()
-        plane.client.get(f"{plane.url}/ready")
-        times.append(time.monotonic() - begin)
-    assert sorted(times)[10] < 0.035
+
+    def median() -> float:
+        times = []
+        for _ in range(20):
+            begin = time.monotonic()
+            plane.client.get(f"{plane.url}/ready")
+            times.append(time.monotonic() - begin)
+        return sorted(times)[10]
+
+    # Without it no answers are quick; on a busy machine some are not.
+    plane.until(lambda: median() < 0.035)

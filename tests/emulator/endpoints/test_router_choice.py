@@ -192,7 +192,8 @@ def test_the_limit_is_twice_the_places_of_all_instances(stage: Stage) -> None:
     stage.until(lambda: stage.metrics().get(key) == 8)
     refused = stage.post()
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "TooManyRequests")
-    assert {name: gate.inside for name, gate in gates.items()} == {"blue": 2, "green": 2}
+    # A request counts before its scorer has it.
+    stage.until(lambda: {name: gate.inside for name, gate in gates.items()} == {"blue": 2, "green": 2})
     for gate in gates.values():
         gate.opened.set()
     thread.join()
@@ -247,4 +248,7 @@ def test_waiting_counts_towards_the_timeout(stage: Stage) -> None:
     assert len(stage.scorers["blue"].seen) <= 2
     gate.opened.set()
     stage.behave("blue", lambda seen: stage.answer())
+    # The same places; only the time for an answer is another one.
+    blue = stage.deployment("blue", max_concurrent=1, request_timeout_ms=20_000)
+    stage.put(deployments={"blue": blue})
     assert stage.post().status_code == 200

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from living import gone
 
 from amlocal.emulator.endpoints.scorers import ScorerConfig, ScorerError, ScorerSupervisor
 
@@ -282,7 +283,7 @@ def test_stop_finishes_what_was_accepted(tmp_path: Path, supervisor: ScorerSuper
     for thread in threads:
         thread.join()
     assert answers == [(200, "slept")] * 4
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 15
     with pytest.raises(OSError):
         desk.ask(path, b"0")
 
@@ -303,8 +304,8 @@ def test_stop_kills_after_the_grace(tmp_path: Path, supervisor: ScorerSupervisor
     desk.until((tmp_path / "code" / "src" / "began").exists)
     begin = time.monotonic()
     supervisor.stop("blue", grace=0.3)
-    assert time.monotonic() - begin < 5
-    thread.join(5)
+    assert time.monotonic() - begin < 25
+    thread.join(60)
     assert len(lost) == 1
 
 
@@ -344,4 +345,4 @@ time.sleep(60)
         pid = int(process.stdout.readline())
         assert Path(f"/proc/{pid}").exists()
         process.kill()
-    desk.until(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text())
+    desk.until(lambda: gone(pid))

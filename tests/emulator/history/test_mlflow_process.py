@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from living import gone
 
 from amlocal.emulator.history import mlflow_process, mlflow_routes
 from amlocal.emulator.history.mlflow_client import MlflowClient, MlflowUnavailable
@@ -47,7 +48,7 @@ def start(data: Path) -> tuple[subprocess.Popen[str], int]:
 
 def wait_gone(pid: int) -> None:
     deadline = time.monotonic() + 20
-    while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+    while not gone(pid):
         assert time.monotonic() < deadline, "the MLflow process outlived its parent"
         time.sleep(0.05)
 

@@ -217,5 +217,5 @@ def test_scorer_ends_with_the_one_that_started_it(scorers: Any) -> None:
     scorers.until(listening)
     begin = time.monotonic()
     os.close(write_end)
-    assert process.wait(10) == 0
-    assert time.monotonic() - begin < 5
+    assert process.wait(60) == 0
+    assert time.monotonic() - begin < 30

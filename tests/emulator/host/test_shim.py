@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from living import gone
 
 from amlocal.emulator import host
 
 SHIM = Path(host.__file__).with_name("shim.py")
 
 
-def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 45.0) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         value = condition()
@@ -27,14 +28,6 @@ def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
             return value
         time.sleep(0.01)
     raise AssertionError("it did not happen in time")
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != b"Z"
 
 
 class Bench:
@@ -91,7 +84,7 @@ def script(*lines: str) -> tuple[str, str, str]:
 def test_outcome_output_and_environment(bench: Bench) -> None:
     shim = bench.start("sh", "-c", "echo $GREETING; echo bad >&2; pwd; cat; exit 3")
     report = bench.exit()
-    assert shim.wait(5) == 0
+    assert shim.wait(60) == 0
     assert (report["attempt"], report["returncode"], report["signal"]) == (1, 3, None)
     assert not report["stopped"] and not report["timed_out"] and report["error"] is None
     assert bench.output() == f"hello\nbad\n{bench.folder}\n"
@@ -124,7 +117,7 @@ def test_killed_before_it_could_execute(bench: Bench) -> None:
             pass
         os.kill(json.loads(text)["pid"], signal.SIGKILL)
         assert bench.exit(attempt)["signal"] == signal.SIGKILL
-        assert shim.wait(5) == 0
+        assert shim.wait(60) == 0
 
 
 def test_stop_lets_the_command_clean_up(bench: Bench) -> None:
@@ -148,7 +141,7 @@ def test_stop_kills_what_ignores_it_after_the_grace(bench: Bench) -> None:
     begin = time.monotonic()
     os.kill(bench.shims[0].pid, signal.SIGTERM)
     report = bench.exit()
-    assert 0.5 <= time.monotonic() - begin < 5
+    assert 0.5 <= time.monotonic() - begin < 9  # without it: 10
     assert (report["signal"], report["stopped"]) == (signal.SIGKILL, True)
 
 
@@ -156,7 +149,7 @@ def test_timeout(bench: Bench) -> None:
     begin = time.monotonic()
     bench.start("sleep", "60", timeout=0.5)
     report = bench.exit()
-    assert 0.5 <= time.monotonic() - begin < 5
+    assert 0.5 <= time.monotonic() - begin < 45
     assert (report["timed_out"], report["stopped"], report["signal"]) == (True, False, signal.SIGTERM)
 
 
@@ -179,7 +172,7 @@ def test_no_grandchild_survives_the_command(bench: Bench, escape: str) -> None:
     report = bench.exit()
     pids = [int(line) for line in bench.output().split()]
     assert len(pids) == 2
-    assert not any(alive(pid) for pid in pids)
+    assert all(gone(pid) for pid in pids)
     assert (report["returncode"], report["stopped"]) == (5, False)
 
 
@@ -197,16 +190,16 @@ def test_what_cannot_be_started_is_reported(bench: Bench, order: dict[str, Any],
     report = bench.exit()
     assert words in report["error"] and "No such file" in report["error"]
     assert report["returncode"] is None and report["signal"] is None
-    assert bench.shims[0].wait(5) == 0
+    assert bench.shims[0].wait(60) == 0
 
 
 def test_an_attempt_is_never_started_twice(bench: Bench) -> None:
     bench.start("sh", "-c", "echo once")
     bench.exit()
-    bench.shims[0].wait(5)
+    bench.shims[0].wait(60)
     (bench.folder / "exit-1.json").unlink()
     again = bench.start("sh", "-c", "echo twice")
-    assert again.wait(10) == 76
+    assert again.wait(60) == 76
     assert bench.output() == "once\n"
     assert not (bench.folder / "exit-1.json").exists()
     assert "never started twice" in (bench.folder / "shim.log").read_text()
@@ -216,7 +209,7 @@ def test_two_shims_at_once_start_one_command(bench: Bench) -> None:
     first = bench.start("sh", "-c", "echo once; sleep 60")
     bench.started()
     second = bench.start("sh", "-c", "echo once; sleep 60", attempt=2)
-    assert second.wait(15) == 75
+    assert second.wait(60) == 75
     assert first.poll() is None
     assert not (bench.folder / "attempt-2.started").exists()
 

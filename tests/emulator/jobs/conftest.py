@@ -205,7 +205,7 @@ class Desk:
             resolver=Resolver(self.folder, self.store),
             issue_job_token=lambda workspace, run: f"token-of-{run}",
             trainer=self.trainer,
-            mlflow_patience=more.pop("mlflow_patience", 1.0),
+            mlflow_patience=more.pop("mlflow_patience", 30.0),
             **more,
         )
         if start:
@@ -335,7 +335,7 @@ class Desk:
         return self.folder.artifacts(self.workspace.account, name)
 
 
-def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """What the condition says as soon as it says something true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

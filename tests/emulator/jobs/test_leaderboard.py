@@ -200,14 +200,14 @@ def test_one_trial_is_not_compared(folder):
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "patience", "said"),
     [
-        ("print('first'); print('no room'); raise SystemExit(1)", "no room"),
-        ("import time; time.sleep(60)", "timed out"),
+        ("print('first'); print('no room'); raise SystemExit(1)", 60.0, "no room"),
+        ("import time; time.sleep(60)", 1.0, "timed out"),
     ],
 )
-def test_pictures_that_fail_are_told_and_the_rest_is_there(folder, script, said):
-    (text,) = end(folder, tree([0.5, 0.9]), drawer=[sys.executable, "-c", script], patience=1.0)
+def test_pictures_that_fail_are_told_and_the_rest_is_there(folder, script, patience, said):
+    (text,) = end(folder, tree([0.5, 0.9]), drawer=[sys.executable, "-c", script], patience=patience)
     assert text.startswith("the leaderboard's pictures could not be drawn: ") and said in text
     assert (folder.artifacts("account", "job") / "outputs" / "leaderboard.csv").is_file()
 

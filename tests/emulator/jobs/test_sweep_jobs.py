@@ -216,6 +216,8 @@ def test_the_end_waits_for_mlflow_however_long(
         return history(workspace_id, run_id)
 
     def run(engine: Any, job: Any) -> None:
+        # Another thread shows MLflow the run; a start waits for that only as long as its patience.
+        helpers.until(lambda: job.env["MLFLOW_RUN_ID"] in desk.mlflow.runs)
         good(engine, job)
         desk.mlflow.down = True
 

@@ -337,5 +337,6 @@ def test_more_trials_than_are_made_in_one_step(
     service.submit(desk.workspace, "job1", desk.sweep(trials=5, concurrent=5))
     helpers.until(lambda: desk.running(NAMES[0]) and len(desk.children()) == 5)
     assert desk.children() == NAMES[:5]
+    helpers.until(lambda: "Successfully sampled '1' jobs" in desk.hyperdrive())
     assert desk.hyperdrive().count("Successfully sampled '2' jobs") == 2
     assert desk.hyperdrive().count("Successfully sampled '1' jobs") == 1

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from living import gone
 
 from amlocal.emulator.jobs import warm
 from amlocal.emulator.jobs.warm import WarmParent
@@ -63,13 +64,6 @@ def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
     return found
-
-
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 class Bench:
