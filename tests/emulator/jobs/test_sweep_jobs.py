@@ -207,7 +207,6 @@ def test_the_end_waits_for_mlflow_however_long(
     desk: Any, helpers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "_RETRY", 0.01)
-    good = logging(desk)
     asked: list[str] = []
     history = desk.mlflow.metric_history
 
@@ -218,7 +217,7 @@ def test_the_end_waits_for_mlflow_however_long(
     def run(engine: Any, job: Any) -> None:
         # Another thread shows MLflow the run; a start waits for that only as long as its patience.
         helpers.until(lambda: job.env["MLFLOW_RUN_ID"] in desk.mlflow.runs)
-        good(engine, job)
+        logging(desk)(engine, job)
         desk.mlflow.down = True
 
     monkeypatch.setattr(desk.mlflow, "metric_history", counted)
@@ -226,7 +225,7 @@ def test_the_end_waits_for_mlflow_however_long(
     desk.engine.on_submit = run
     service.submit(desk.workspace, "s", body(1))
     # More often than a step may fail.
-    helpers.until(lambda: len(asked) > 8, 30.0)
+    helpers.until(lambda: len(asked) > 8)
     assert desk.record("s_0").state in (JobState.STARTING, JobState.RUNNING)
     desk.mlflow.down = False
     service.wait_idle()
