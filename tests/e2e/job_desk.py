@@ -31,15 +31,23 @@ def message(server: Any, name: str) -> str:
     return str(details["error"]["error"]["message"])
 
 
-def processes_of(job: str) -> list[int]:
-    """Processes that carry the mark of the job, or are its shim or launcher."""
+def processes_of(job: str, *, shim: bool = True) -> list[int]:
+    """Processes that carry the mark of the job, or (`shim`) are its shim or launcher."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                text = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
+                environ, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if f"/{job}:1".encode() in text or f"/{job}\0".encode() in text or f"/{job}/".encode() in text:
+            marked = f"/{job}:1".encode() in environ
+            named = f"/{job}\0".encode() in command or f"/{job}/".encode() in command
+            if marked or (shim and named):
                 found.append(int(entry.name))
     return found
+
+
+def check_all_ended(job: str) -> None:
+    """Nothing that an ended job has started lives; its shim may be about to exit."""
+    assert processes_of(job, shim=False) == []
+    wait_for(lambda: not processes_of(job), 30, "the end of the shim")

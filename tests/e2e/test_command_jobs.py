@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_for
-from job_desk import ended, make, message, processes_of
+from job_desk import check_all_ended, ended, make, message, processes_of
 
 SCRIPT = """
 import argparse, json, os, pathlib, sys
@@ -197,9 +197,10 @@ def test_a_killed_command_is_not_started_twice(server: Any, ml_client: Any) -> N
 def test_cancel_ends_every_process(server: Any, ml_client: Any) -> None:
     job = ml_client.jobs.create_or_update(make(command="sleep 601.7 & sleep 601.7"))
     wait_for(lambda: ml_client.jobs.get(job.name).status == "Running", 30, "the start")
+    wait_for(lambda: len(processes_of(job.name, shim=False)) >= 2, 30, "both of its processes")
     ml_client.jobs.begin_cancel(job.name).result()
     assert ended(ml_client, job.name).status == "Canceled"
-    wait_for(lambda: not processes_of(job.name), 30, "the end of all its processes")
+    check_all_ended(job.name)
 
 
 def test_a_timeout(server: Any, ml_client: Any) -> None:
@@ -208,7 +209,7 @@ def test_a_timeout(server: Any, ml_client: Any) -> None:
     job = ml_client.jobs.create_or_update(made)
     assert ended(ml_client, job.name).status == "Canceled"
     assert "time limit" in message(server, job.name)
-    wait_for(lambda: not processes_of(job.name), 30, "the end of all its processes")
+    check_all_ended(job.name)
 
 
 def test_fifty_jobs_leave_nothing(server: Any) -> None:
@@ -228,6 +229,6 @@ def test_fifty_jobs_leave_nothing(server: Any) -> None:
 
     wait_for(lambda: not open_jobs(), 120, "fifty jobs")
     for name in names:
-        wait_for(lambda name=name: not processes_of(name), 30, "the end of all its processes")
+        check_all_ended(name)
         folder = next(server.folder.jobs.glob(f"*/{name}"))
         assert (folder / "exit-1.json").exists() and not (folder / "wd").exists()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_for
-from job_desk import ended, make, message, processes_of
+from job_desk import check_all_ended, ended, make, message, processes_of
 
 ALL_REDUCE = """
 import os
@@ -71,7 +71,7 @@ def test_processes_of_pytorch_find_each_other(
     said = [texts[f"std_log_process_{rank}.txt"].splitlines()[-1] for rank in range(len(places))]
     assert said == [f"sum {total}.0 {place}" for place in places]
     assert f"{instances * each} processes (pytorch)" in texts["std_log.txt"]
-    wait_for(lambda: not processes_of(job.name), 30, "the end of all its processes")
+    check_all_ended(job.name)
 
 
 def test_one_rank_that_fails_ends_all(server: Any, ml_client: Any) -> None:
@@ -83,7 +83,7 @@ def test_one_rank_that_fails_ends_all(server: Any, ml_client: Any) -> None:
     text = message(server, job.name)
     assert "process 1 (instance 0, local rank 1) ended with exit code 5" in text
     assert text.endswith("the reason")
-    wait_for(lambda: not processes_of(job.name), 30, "the end of all its processes")
+    check_all_ended(job.name)
 
 
 def test_cancel_ends_every_rank(ml_client: Any) -> None:
@@ -98,7 +98,7 @@ def test_cancel_ends_every_rank(ml_client: Any) -> None:
     wait_for(lambda: len(processes_of(job.name)) >= 9, 90, "all ranks")
     ml_client.jobs.begin_cancel(job.name).result()
     assert ended(ml_client, job.name).status == "Canceled"
-    wait_for(lambda: not processes_of(job.name), 30, "the end of all its processes")
+    check_all_ended(job.name)
 
 
 def test_a_time_limit_ends_every_rank(server: Any, ml_client: Any) -> None:
@@ -108,7 +108,7 @@ def test_a_time_limit_ends_every_rank(server: Any, ml_client: Any) -> None:
     job = ml_client.jobs.create_or_update(made)
     assert ended(ml_client, job.name).status == "Canceled"
     assert "time limit of 1 seconds was up" in message(server, job.name)
-    wait_for(lambda: not processes_of(job.name), 30, "the end of all its processes")
+    check_all_ended(job.name)
 
 
 def test_tasks_of_tensorflow(ml_client: Any, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_tasks_of_tensorflow(ml_client: Any, tmp_path: Path) -> None:
         {"type": "worker", "index": 1},
         {"type": "ps", "index": 0},
     ]
-    wait_for(lambda: not processes_of(job.name), 30, "the end of all its processes")
+    check_all_ended(job.name)
 
 
 def test_instances_without_a_distribution(ml_client: Any, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_what_does_not_want_to_end(server: Any, ml_client: Any, kind: str) -> No
     assert len(processes_of(job.name)) >= (200 if kind == "storm" else 2)
     ml_client.jobs.begin_cancel(job.name).result()
     assert ended(ml_client, job.name).status == "Canceled"
-    wait_for(lambda: not processes_of(job.name), 30, "the end of all its processes")
+    check_all_ended(job.name)
     report = json.loads((folder / "exit-1.json").read_text())
     assert report["stopped"] is True and report["timed_out"] is False
 
@@ -297,4 +297,4 @@ def test_a_limit_for_what_does_not_want_to_end(server: Any, ml_client: Any) -> N
     job = ml_client.jobs.create_or_update(made)
     assert ended(ml_client, job.name).status == "Canceled"
     assert "time limit of 1 seconds was up" in message(server, job.name)
-    wait_for(lambda: not processes_of(job.name), 30, "the end of all its processes")
+    check_all_ended(job.name)
